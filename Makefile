@@ -1,0 +1,48 @@
+# The commands of a developer's day. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+
+.PHONY: help venv demo test services check format flower clean
+
+help:  ## list these commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+$(READY): pyproject.toml constraints.txt scripts/make-venv
+	@scripts/make-venv "$(PYTHON)" "$(VENV)"
+	@touch "$(READY)"
+
+venv: $(READY)  ## create or renew the environment in .venv
+
+demo: $(READY)  ## broadcast to 100,000 generated devices, everything embedded (ARGS='--devices 20000 --json')
+	@$(BIN)/pushq demo $(ARGS)
+
+services: $(READY)  ## install the servers that the tests need, where that is possible
+	@scripts/ensure-servers "$(BIN)/python"
+
+test: $(READY)  ## environment, servers, all tests (ARGS='tests/unit -k name')
+	@scripts/run-tests "$(BIN)/python" $(ARGS)
+
+check: $(READY)  ## ruff, formatting, mypy strict, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python scripts/import_directions.py
+
+format: $(READY)  ## put the code into the format that check asks for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+flower: $(READY)  ## Flower on http://127.0.0.1:5555 for the broker in PUSHQ_BROKER_URL
+	$(BIN)/celery -A pushq.app flower --address=127.0.0.1 --port=5555
+
+clean:  ## remove the environment, caches and what a crashed demo left behind
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m pushq.embedded.sweep || true; fi
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info .pushq
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
