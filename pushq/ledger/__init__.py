@@ -1,0 +1,1 @@
+"""The ledger: sends, shards, batches and their outcomes in PostgreSQL, the truth about every send."""

@@ -1,0 +1,71 @@
+"""Bring a database to the schema this version of pushq needs, or back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import as_file, files
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from pushq.database import Database
+from pushq.errors import PushqError
+from pushq.settings import ServiceUrl
+
+#: Held while migrating, so that two `pushq db upgrade` at once wait for each other.
+_ADVISORY_LOCK = 0x70757368
+
+
+class SchemaMismatch(PushqError):
+    """The database is not at the schema that this version of pushq needs."""
+
+
+def upgrade(url: ServiceUrl | str, revision: str = "head") -> str:
+    """Migrate up to ``revision``; safe to repeat. Returns the revision reached."""
+    return _run(url, lambda config: command.upgrade(config, revision))
+
+
+def downgrade(url: ServiceUrl | str, revision: str) -> str:
+    """Migrate down to ``revision``; ``base`` removes everything, data included. Returns the revision reached."""
+    return _run(url, lambda config: command.downgrade(config, revision))
+
+
+def current(database: Database) -> str:
+    """The revision the database is at, or an empty string when it has none."""
+    with database.begin() as connection:
+        return MigrationContext.configure(connection).get_current_revision() or ""
+
+
+def check(database: Database) -> None:
+    """Raise :class:`SchemaMismatch` unless the database is at the newest revision."""
+    found, expected = current(database), head()
+    if found != expected:
+        raise SchemaMismatch(
+            f"The database is at schema {found or 'none'}, this version of pushq needs {expected}. Run: pushq db upgrade"
+        )
+
+
+def head() -> str:
+    """The newest revision this version of pushq knows."""
+    with as_file(files("pushq.migrations")) as folder:
+        config = Config()
+        config.set_main_option("script_location", str(folder))
+        return ScriptDirectory.from_config(config).get_current_head() or ""
+
+
+def _run(url: ServiceUrl | str, step: Callable[[Config], None]) -> str:
+    database = Database(url if isinstance(url, ServiceUrl) else ServiceUrl(url), pool_size=1)
+    try:
+        with as_file(files("pushq.migrations")) as folder, database.begin() as connection:
+            connection.exec_driver_sql("SET statement_timeout = 0")
+            connection.exec_driver_sql("SET lock_timeout = '60s'")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+            config = Config()
+            config.set_main_option("script_location", str(folder).replace("%", "%%"))
+            config.attributes["connection"] = connection
+            step(config)
+            return MigrationContext.configure(connection).get_current_revision() or ""
+    finally:
+        database.close()

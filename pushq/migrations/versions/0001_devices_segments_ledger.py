@@ -1,0 +1,202 @@
+"""Device tokens in 16 hash partitions, segments, the ledger and the dead letters."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+SHARDS = 16
+
+DEVICE_TOKENS = """
+CREATE SEQUENCE device_tokens_id_seq AS bigint;
+
+CREATE TABLE device_tokens (
+    id                  bigint      NOT NULL DEFAULT nextval('device_tokens_id_seq'),
+    user_id             bigint      NOT NULL,
+    app                 text        NOT NULL,
+    platform            text        NOT NULL CHECK (platform IN ('apns', 'fcm', 'hms')),
+    environment         text        NOT NULL DEFAULT 'production' CHECK (environment IN ('production', 'sandbox')),
+    token               text        NOT NULL,
+    token_hash          uuid        NOT NULL,
+    created_at          timestamptz NOT NULL DEFAULT now(),
+    registered_at       timestamptz NOT NULL DEFAULT now(),
+    last_seen           timestamptz NOT NULL DEFAULT now(),
+    is_active           boolean     NOT NULL DEFAULT true,
+    deactivated_at      timestamptz,
+    deactivation_reason text,
+    language            text,
+    country             text,
+    timezone            text,
+    app_version         text,
+    tags                jsonb       NOT NULL DEFAULT '[]',
+    attributes          jsonb       NOT NULL DEFAULT '{}',
+    CHECK (is_active = (deactivated_at IS NULL)),
+    PRIMARY KEY (token_hash, user_id)
+) PARTITION BY HASH (user_id);
+
+COMMENT ON COLUMN device_tokens.token_hash IS
+    'first 16 bytes of sha256(app, platform, environment, token joined by NUL): identity of a token, and what logs show of it';
+"""
+
+# The planner walks this index and nothing else; user look-ups use its first column.
+ACTIVE_INDEX = """
+CREATE INDEX device_tokens_active ON device_tokens (user_id, id) INCLUDE (app, platform) WHERE is_active
+"""
+
+VERSION_FUNCTION = r"""
+CREATE FUNCTION pushq_version(version text) RETURNS integer[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+    RETURN string_to_array(substring(version FROM '^\d{1,9}(?:\.\d{1,9})*'), '.')::integer[]
+"""
+
+SEGMENTS = """
+CREATE TABLE segments (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    app        text        NOT NULL,
+    name       text        NOT NULL,
+    kind       text        NOT NULL CHECK (kind IN ('static', 'filter')),
+    filter     jsonb,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (app, name),
+    CHECK ((kind = 'filter') = (filter IS NOT NULL))
+);
+
+CREATE TABLE segment_members (
+    segment_id bigint NOT NULL REFERENCES segments ON DELETE CASCADE,
+    user_id    bigint NOT NULL,
+    PRIMARY KEY (segment_id, user_id)
+);
+"""
+
+SENDS = """
+CREATE TABLE sends (
+    id              uuid        PRIMARY KEY,
+    kind            text        NOT NULL CHECK (kind IN ('broadcast', 'transactional')),
+    app             text        NOT NULL,
+    guarantee       text        NOT NULL CHECK (guarantee IN ('at_least_once', 'at_most_once')),
+    idempotency_key text,
+    fingerprint     text        NOT NULL,
+    notification    jsonb       NOT NULL,
+    audience        jsonb       NOT NULL,
+    options         jsonb       NOT NULL DEFAULT '{}',
+    state           text        NOT NULL
+                    CHECK (state IN ('scheduled', 'planning', 'sending', 'paused', 'done', 'failed', 'cancelled')),
+    error           text,
+    called_at       timestamptz NOT NULL,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    send_at         timestamptz,
+    expires_at      timestamptz,
+    planned_at      timestamptz,
+    finished_at     timestamptz,
+    UNIQUE (app, idempotency_key)
+);
+CREATE INDEX sends_open ON sends (created_at) WHERE state IN ('scheduled', 'planning', 'sending', 'paused');
+CREATE INDEX sends_recent ON sends (created_at DESC, id);
+
+CREATE TABLE send_shards (
+    send_id       uuid     NOT NULL REFERENCES sends ON DELETE CASCADE,
+    shard_no      smallint NOT NULL,
+    after_user    bigint   NOT NULL DEFAULT -9223372036854775808,
+    after_device  bigint   NOT NULL DEFAULT -9223372036854775808,
+    next_seq      integer  NOT NULL DEFAULT 0,
+    scan_limit    integer  NOT NULL,
+    scanned       bigint   NOT NULL DEFAULT 0,
+    matched       bigint   NOT NULL DEFAULT 0,
+    done          boolean  NOT NULL DEFAULT false,
+    updated_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (send_id, shard_no)
+);
+CREATE INDEX send_shards_open ON send_shards (updated_at) WHERE NOT done;
+
+CREATE TABLE send_batches (
+    send_id      uuid        NOT NULL REFERENCES sends ON DELETE CASCADE,
+    batch_no     integer     NOT NULL,
+    platform     text        NOT NULL,
+    state        text        NOT NULL DEFAULT 'planned'
+                 CHECK (state IN ('planned', 'queued', 'running', 'retry', 'done', 'parked')),
+    recipients   integer     NOT NULL CHECK (recipients > 0),
+    user_ids     bigint[]    NOT NULL,
+    device_ids   bigint[]    NOT NULL,
+    outcomes     bytea,
+    attempt      integer     NOT NULL DEFAULT 0,
+    publishes    integer     NOT NULL DEFAULT 0,
+    runs         integer     NOT NULL DEFAULT 0,
+    lease_token  uuid,
+    retry_at     timestamptz,
+    due_at       timestamptz,
+    accepted     integer     NOT NULL DEFAULT 0,
+    dead         integer     NOT NULL DEFAULT 0,
+    rejected     integer     NOT NULL DEFAULT 0,
+    exhausted    integer     NOT NULL DEFAULT 0,
+    expired      integer     NOT NULL DEFAULT 0,
+    suppressed   integer     NOT NULL DEFAULT 0,
+    cancelled    integer     NOT NULL DEFAULT 0,
+    unknown      integer     NOT NULL DEFAULT 0,
+    error        text,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    settled_at   timestamptz,
+    PRIMARY KEY (send_id, batch_no),
+    CHECK (cardinality(user_ids) = recipients AND cardinality(device_ids) = recipients),
+    CHECK (outcomes IS NULL OR length(outcomes) = recipients)
+);
+COMMENT ON COLUMN send_batches.due_at IS
+    'when the sweeper looks at it: queued = publish again, running = the lease is over, retry = publish again';
+CREATE INDEX send_batches_planned ON send_batches (send_id, platform, batch_no) WHERE state = 'planned';
+CREATE INDEX send_batches_flight  ON send_batches (send_id, platform) WHERE state IN ('queued', 'running');
+CREATE INDEX send_batches_open    ON send_batches (send_id) WHERE state <> 'done';
+CREATE INDEX send_batches_due     ON send_batches (due_at) WHERE state IN ('queued', 'running', 'retry');
+"""
+
+DEAD_LETTERS = """
+CREATE SEQUENCE dead_letters_id_seq AS bigint;
+
+CREATE TABLE dead_letters (
+    id           bigint      NOT NULL DEFAULT nextval('dead_letters_id_seq'),
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    send_id      uuid        NOT NULL,
+    batch_no     integer     NOT NULL,
+    position     integer     NOT NULL,
+    user_id      bigint      NOT NULL,
+    device_id    bigint      NOT NULL,
+    app          text        NOT NULL,
+    platform     text        NOT NULL,
+    outcome      text        NOT NULL,
+    status       integer,
+    reason       text        NOT NULL,
+    attempt      integer     NOT NULL,
+    invalid_since timestamptz,
+    processed_at timestamptz,
+    invalidated  boolean,
+    PRIMARY KEY (created_at, id)
+) PARTITION BY RANGE (created_at);
+COMMENT ON COLUMN dead_letters.invalid_since IS
+    'the token is dead unless it was registered after this time; null: the failure does not speak about the token';
+CREATE INDEX dead_letters_send ON dead_letters (send_id, batch_no);
+CREATE INDEX dead_letters_waiting ON dead_letters (created_at) WHERE processed_at IS NULL;
+CREATE TABLE dead_letters_default PARTITION OF dead_letters DEFAULT;
+"""
+
+
+def upgrade() -> None:
+    op.execute(DEVICE_TOKENS)
+    for shard in range(SHARDS):
+        op.execute(
+            f"CREATE TABLE device_tokens_p{shard:02d} PARTITION OF device_tokens"
+            f" FOR VALUES WITH (MODULUS {SHARDS}, REMAINDER {shard})"
+        )
+    op.execute(ACTIVE_INDEX)
+    op.execute(VERSION_FUNCTION)
+    op.execute(SEGMENTS)
+    op.execute(SENDS)
+    op.execute(DEAD_LETTERS)
+
+
+def downgrade() -> None:
+    op.execute("DROP TABLE dead_letters, send_batches, send_shards, sends, segment_members, segments, device_tokens")
+    op.execute("DROP SEQUENCE dead_letters_id_seq, device_tokens_id_seq")
+    op.execute("DROP FUNCTION pushq_version(text)")

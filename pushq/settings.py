@@ -1,0 +1,331 @@
+"""The settings: environment variables and one TOML file, parsed once into frozen objects.
+
+``load()`` raises :class:`~pushq.errors.SettingsError` with one message that names every wrong setting, what was found and what is
+expected. Nothing else in pushq reads the environment. Values that hold a password are :class:`Secret`: their ``repr`` hides it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+from pushq.errors import SettingsError
+
+PREFIX: Final = "PUSHQ_"
+
+
+class Secret:
+    """A string that must not be printed: ``repr`` and ``str`` show only that it is there."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself: for the call that needs it, never for a message."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+class ServiceUrl(Secret):
+    """A URL that may carry a password; it prints with the password (and any query) left out."""
+
+    __slots__ = ()
+
+    def redacted(self) -> str:
+        parts = urlsplit(self._value)
+        host = parts.hostname or ""
+        if ":" in host:
+            host = f"[{host}]"
+        try:
+            port = f":{parts.port}" if parts.port else ""
+        except ValueError:
+            port = ""
+        user = f"{parts.username}:***@" if parts.password else f"{parts.username}@" if parts.username else ""
+        return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, "", ""))
+
+    def __repr__(self) -> str:
+        return f"ServiceUrl({self.redacted()!r})"
+
+    __str__ = redacted
+
+
+def _url(schemes: tuple[str, ...], example: str) -> Any:
+    def parse(value: object) -> ServiceUrl:
+        if isinstance(value, ServiceUrl):
+            return value
+        text = str(value)
+        scheme = text.partition("://")[0] if "://" in text else ""
+        if scheme not in schemes:
+            found = f"a URL that begins with {scheme + '://'!r}" if scheme else "a value that is no URL"
+            raise ValueError(f"found {found}; expected one like {example}")
+        return ServiceUrl(text)
+
+    return BeforeValidator(parse)
+
+
+DatabaseUrl = Annotated[
+    ServiceUrl,
+    _url(("postgresql", "postgres", "postgresql+psycopg"), "postgresql://pushq@localhost/pushq"),
+]
+RedisUrl = Annotated[ServiceUrl, _url(("redis", "rediss", "unix"), "redis://localhost:6379/0")]
+BrokerUrl = Annotated[
+    ServiceUrl,
+    _url(("amqp", "amqps", "pyamqp", "redis", "rediss"), "amqp://user@localhost:5672// or redis://localhost:6379/1"),
+]
+
+
+def _readable(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"found {str(path)!r}, which is not a file; expected a readable file")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"found {str(path)!r}, which cannot be read; expected a readable file")
+    return path
+
+
+ReadableFile = Annotated[Path, AfterValidator(_readable)]
+
+
+def _https(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/") or parts.query:
+        raise ValueError(f"found {value!r}; expected https://HOST or https://HOST:PORT (TLS is always on)")
+    return value.rstrip("/")
+
+
+HttpsOrigin = Annotated[str, AfterValidator(_https)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+
+class ApnsSettings(_Frozen):
+    """One app's access to APNs by provider token (a .p8 key)."""
+
+    team_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")]
+    key_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")]
+    key_file: ReadableFile
+    topic: Annotated[str, Field(min_length=1, pattern=r"^[\x21-\x7e]+$")]
+    url: HttpsOrigin = "https://api.push.apple.com"
+    sandbox_url: HttpsOrigin = "https://api.sandbox.push.apple.com"
+    ca_file: ReadableFile | None = None
+    min_connections: Annotated[int, Field(ge=1, le=1000)] = 1
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 8
+
+
+class FcmSettings(_Frozen):
+    """One app's access to FCM by service account."""
+
+    project_id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
+    service_account_file: ReadableFile
+    url: HttpsOrigin = "https://fcm.googleapis.com"
+    ca_file: ReadableFile | None = None
+    min_connections: Annotated[int, Field(ge=1, le=1000)] = 2
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 32
+
+
+class AppSettings(_Frozen):
+    """One app and the providers it uses. A platform without a section cannot be sent to."""
+
+    apns: ApnsSettings | None = None
+    fcm: FcmSettings | None = None
+
+
+AppName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class _ConfigFile(_Frozen):
+    apps: dict[AppName, AppSettings] = Field(default_factory=dict)
+
+
+class RetrySettings(_Frozen):
+    """How often and how late a delivery is tried again. Seconds; ``max_attempts`` counts the first try as well."""
+
+    max_attempts: Annotated[int, Field(ge=0, le=20)] = 3
+    initial_delay: Annotated[float, Field(gt=0, le=3600)] = 1.0
+    max_delay: Annotated[float, Field(gt=0, le=86400)] = 30.0
+
+
+class Settings(_Frozen):
+    """Everything that can be set. ``database_url``, ``broker_url`` and ``redis_url`` are None where a process needs none."""
+
+    database_url: DatabaseUrl | None = None
+    broker_url: BrokerUrl | None = None
+    redis_url: RedisUrl | None = None
+    config: ReadableFile | None = None
+    apps: Mapping[str, AppSettings] = Field(default_factory=dict)
+
+    batch_size: Annotated[int, Field(ge=1, le=5000)] = 2500
+    release_window: Annotated[int, Field(ge=1, le=10_000)] = 64
+    plan_page: Annotated[int, Field(ge=100, le=200_000)] = 20_000
+    lease_seconds: Annotated[float, Field(ge=2, le=3600)] = 60.0
+    sweep_seconds: Annotated[float, Field(ge=0.2, le=600)] = 5.0
+    request_timeout: Annotated[float, Field(ge=1, le=600)] = 30.0
+    token_ttl_days: Annotated[int, Field(ge=1, le=365)] = 30
+    unseen_days: Annotated[int, Field(ge=1, le=3650)] = 270
+    ledger_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    dead_letter_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    events: bool = False
+    retry_max_attempts: Annotated[int, Field(ge=0, le=20)] = 3
+    retry_initial_delay: Annotated[float, Field(gt=0, le=3600)] = 1.0
+    retry_max_delay: Annotated[float, Field(gt=0, le=86400)] = 30.0
+
+    @property
+    def retry(self) -> RetrySettings:
+        return RetrySettings(
+            max_attempts=self.retry_max_attempts,
+            initial_delay=self.retry_initial_delay,
+            max_delay=self.retry_max_delay,
+        )
+
+    def need_database(self) -> ServiceUrl:
+        return _needed(self.database_url, "DATABASE_URL", "a PostgreSQL URL such as postgresql://pushq@localhost/pushq")
+
+    def need_broker(self) -> ServiceUrl:
+        return _needed(
+            self.broker_url,
+            "BROKER_URL",
+            "a broker URL such as amqp://user@localhost:5672// or redis://localhost:6379/1",
+        )
+
+    def need_redis(self) -> ServiceUrl:
+        return _needed(self.redis_url, "REDIS_URL", "a Redis URL such as redis://localhost:6379/0")
+
+    def need_apps(self) -> Mapping[str, AppSettings]:
+        if self.config is None:
+            raise SettingsError(
+                "PUSHQ_CONFIG: found nothing; expected the path of a TOML file with an [apps.NAME.apns] or [apps.NAME.fcm] table"
+            )
+        if not self.apps:
+            raise SettingsError(f"PUSHQ_CONFIG: found no app in {str(self.config)!r}; expected a table such as [apps.shop.fcm]")
+        return self.apps
+
+
+def _needed(value: ServiceUrl | None, name: str, expected: str) -> ServiceUrl:
+    if value is None:
+        raise SettingsError(f"{PREFIX}{name}: found nothing; expected {expected}")
+    return value
+
+
+#: Fields of Settings that come from the environment, by variable.
+_VARIABLES: Final = {PREFIX + name.upper(): name for name in Settings.model_fields if name != "apps"}
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from ``environ`` (default: the process's) and the TOML file that ``PUSHQ_CONFIG`` names.
+
+    Raises:
+        SettingsError: something is wrong; the message has one line for each wrong setting.
+    """
+    environ = os.environ if environ is None else environ
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        name = _VARIABLES.get(variable)
+        if name is None:
+            near = difflib.get_close_matches(variable, _VARIABLES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(_VARIABLES))}"
+            problems.append(f"{variable}: found a variable that pushq does not know; expected {hint}")
+        elif value == "":
+            problems.append(f"{variable}: found an empty value; expected a value, or the variable unset")
+        else:
+            values[name] = value
+    try:
+        settings = Settings(**values)
+    except ValidationError as exc:
+        problems += [_line(e, PREFIX + str(e["loc"][0]).upper(), values) for e in exc.errors()]
+        raise SettingsError("\n".join(problems)) from None
+    if problems:
+        raise SettingsError("\n".join(problems))
+    if settings.config is not None:
+        settings = settings.model_copy(update={"apps": load_apps(settings.config)})
+    return settings
+
+
+def load_apps(path: Path) -> Mapping[str, AppSettings]:
+    """Parse the TOML file at ``path``; relative file names in it are relative to its folder.
+
+    Raises:
+        SettingsError: the file is no TOML, or a table in it is wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except tomllib.TOMLDecodeError as exc:
+        raise SettingsError(f"PUSHQ_CONFIG: found {str(path)!r}, which is not TOML ({exc}); expected a TOML file") from None
+    except OSError as exc:
+        raise SettingsError(f"PUSHQ_CONFIG: found {str(path)!r}, which cannot be read ({exc.strerror})") from None
+    try:
+        return _ConfigFile.model_validate(_absolute(document, path.resolve().parent)).apps
+    except ValidationError as exc:
+        lines = [_line(e, ".".join(str(part) for part in e["loc"]), document) for e in exc.errors()]
+        raise SettingsError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def _absolute(node: Any, folder: Path) -> Any:
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: str(folder / value) if key.endswith("_file") and isinstance(value, str) else _absolute(value, folder)
+        for key, value in node.items()
+    }
+
+
+_EXPECTED: Final = {
+    "missing": "it is required",
+    "extra_forbidden": "no such key",
+    "int_parsing": "a whole number",
+    "float_parsing": "a number",
+    "bool_parsing": "true or false",
+}
+
+
+def _line(error: Any, name: str, source: Mapping[str, Any]) -> str:
+    kind, message = error["type"], error["msg"]
+    if kind == "value_error":
+        return f"{name}: {message.removeprefix('Value error, ')}"
+    if kind == "missing":
+        return f"{name}: found nothing; expected a value (it is required)"
+    found = _dig(source, error["loc"])
+    shown = "a value" if found is None or "url" in name.lower() else repr(found)
+    if kind == "extra_forbidden":
+        return f"{name}: found a key that pushq does not know; expected it removed or its spelling corrected"
+    context = error.get("ctx") or {}
+    if kind == "string_pattern_mismatch":
+        return f"{name}: found {shown}; expected text of the form {context.get('pattern')}"
+    return f"{name}: found {shown}; expected {_EXPECTED.get(kind, message[:1].lower() + message[1:])}"
+
+
+def _dig(source: Any, path: tuple[Any, ...]) -> Any:
+    for part in path:
+        if not isinstance(source, Mapping) or part not in source:
+            return None
+        source = source[part]
+    return source
