@@ -1,0 +1,1 @@
+"""The tests. ``tests.services`` starts the servers that they talk to."""
