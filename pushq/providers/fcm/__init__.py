@@ -1,0 +1,1 @@
+"""Firebase Cloud Messaging, by its HTTP v1 API."""
