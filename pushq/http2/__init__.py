@@ -1,0 +1,29 @@
+"""HTTP/2 for many alike requests: bursts in, one octet of outcome per request out.
+
+Greenlets wait, so a process that uses a :class:`Pool` runs its other work in greenlets too.
+"""
+
+from pushq.http2.burst import Answer, Burst, Code
+from pushq.http2.errors import BurstMisused, Http2Error, PoolClosed, PoolSaturated
+from pushq.http2.pool import Pool, PoolObserver, PoolStats, never
+from pushq.http2.reasons import Reason
+from pushq.http2.settings import Origin, PoolSettings
+from pushq.http2.templates import HeaderTemplate
+
+__all__ = [
+    "Answer",
+    "Burst",
+    "BurstMisused",
+    "Code",
+    "HeaderTemplate",
+    "Http2Error",
+    "Origin",
+    "Pool",
+    "PoolClosed",
+    "PoolObserver",
+    "PoolSaturated",
+    "PoolSettings",
+    "PoolStats",
+    "Reason",
+    "never",
+]

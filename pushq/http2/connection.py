@@ -1,0 +1,262 @@
+"""One connection at work: two greenlets around a :class:`Core`, one that reads and one that writes.
+
+They are two because a peer may stop reading until we read. Only the writer writes; the reader and the clock leave what they
+have to say in the core's output and wake it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from pushq.http2.burst import Answer
+from pushq.http2.core import Core
+from pushq.http2.errors import ConnectionLost, PeerViolation
+from pushq.http2.events import GoAwayReceived, SettingsReceived
+from pushq.http2.frames import MAX_STREAM_ID
+from pushq.http2.greenlets import Signal, Task, pause
+from pushq.http2.reasons import Reason
+from pushq.http2.settings import PoolSettings
+
+_log = logging.getLogger("pushq.http2")
+
+#: Reads in a row before the others get a turn: data that is there never makes a read wait.
+_READS_PER_TURN = 16
+
+
+class Transport(Protocol):
+    """What a connection needs from :class:`pushq.http2.network.Channel`."""
+
+    @property
+    def has_output(self) -> bool: ...
+    def receive(self) -> bytes: ...
+    def send(self, data: bytes) -> None: ...
+    def close(self, last_words: bytes = b"") -> None: ...
+
+
+class Owner(Protocol):
+    """The pool, as its connections see it."""
+
+    def feed(self, connection: Connection) -> int:
+        """Let the connection take what it can write from the queue; how many requests that were."""
+
+    @property
+    def work_waits(self) -> bool: ...
+    def others_could_write(self, connection: Connection) -> bool: ...
+    def answered(self, connection: Connection, answer: Answer) -> None: ...
+    def went_away(self, connection: Connection, event: GoAwayReceived) -> None: ...
+    def changed(self, connection: Connection) -> None:
+        """It became ready, full, free again, or began to drain."""
+
+    def violated(self, connection: Connection, violation: PeerViolation) -> None: ...
+    def ended(self, connection: Connection, reason: Reason, detail: str) -> None: ...
+
+
+class Connection:
+    """Owner of one channel.
+
+    Attributes:
+        opened_at: the pool's clock.
+        blocked: the queue had work, and streams or windows did not let it out.
+        end_reason: why it ended; None while it lives.
+        drain_reason: why it takes no new requests; None while it does.
+    """
+
+    def __init__(
+        self,
+        channel: Transport,
+        core: Core,
+        owner: Owner,
+        settings: PoolSettings,
+        clock: Callable[[], float],
+    ) -> None:
+        self.core = core
+        self.opened_at = clock()
+        self.blocked = False
+        self.end_reason: Reason | None = None
+        self.drain_reason: Reason | None = None
+        self._channel = channel
+        self._owner = owner
+        self._settings = settings
+        self._clock = clock
+        self._ready = Signal()
+        self._wake = Signal()
+        self._ended = Signal()
+        self._received_at = self.opened_at
+        self._answered_at = self.opened_at
+        self._sending_since: float | None = None
+        self._ping_sent_at: float | None = None
+        self._pings = 0
+
+    def __repr__(self) -> str:
+        state = self.end_reason or self.drain_reason or ("open" if self.core.peer.received else "opening")
+        return f"<Connection {state}: {self.core.in_flight} of {self.core.stream_limit} streams, window {self.core.window}>"
+
+    @property
+    def alive(self) -> bool:
+        return self.end_reason is None
+
+    @property
+    def takes_requests(self) -> bool:
+        return self.end_reason is None and not self.core.draining
+
+    @property
+    def full(self) -> bool:
+        """It can write nothing now. One that waits for its very first answer is not full yet, it is about to open up."""
+        return self.core.capacity == 0 or self.blocked
+
+    def start(self) -> None:
+        Task(self._guarded(self._read))
+        Task(self._guarded(self._write))
+        self._wake.set()  # the preface
+
+    def wait_ready(self, timeout: float) -> bool:
+        """True when the peer's SETTINGS came within ``timeout`` seconds and the connection still lives."""
+        self._ready.wait(timeout)
+        return self.core.peer.received and self.end_reason is None
+
+    def wait_ended(self, timeout: float) -> bool:
+        return self._ended.wait(timeout)
+
+    def kick(self) -> None:
+        """Look at the queue."""
+        self._wake.set()
+
+    def retire(self, reason: Reason) -> None:
+        """Take no new requests, finish those in flight, then close."""
+        if self.end_reason is not None:
+            return
+        self.core.retire()
+        self._note_draining(reason)
+        self._wake.set()  # the writer closes what has nothing in flight
+
+    def abort(
+        self, reason: Reason, detail: str, *, last_words: bytes = b"", unsent_from: int = MAX_STREAM_ID + 1
+    ) -> None:
+        """Close now. What is in flight is UNKNOWN for this reason, but streams from ``unsent_from`` on are NOT_SENT."""
+        if self.end_reason is not None:
+            return
+        # An end that was announced has the announced reason.
+        self.end_reason = self.drain_reason if self.drain_reason is not None else reason
+        self.core.abandon(reason, unsent_from=unsent_from)
+        self._channel.close(last_words)
+        self._ready.set()
+        self._wake.set()
+        self._ended.set()
+        self._owner.ended(self, self.end_reason, detail)
+
+    def leave(self, reason: Reason) -> None:
+        """Close now, with a GOAWAY."""
+        self.core.say_goodbye()
+        self.abort(reason, "closed by us", last_words=self.core.output())
+
+    def tick(self, now: float) -> None:
+        """Look at every time-out of this connection."""
+        if self.end_reason is not None:
+            return
+        settings = self._settings
+        late = self.core.expire(now)
+        if late:
+            self._wake.set()  # the resets have to be written
+            if self._answered_at < late[-1].written_at:
+                # Not one answer since those were written, for a whole request time-out: more of the same would follow.
+                self.retire(Reason.WEDGED)
+        if self._sending_since is not None and now - self._sending_since > settings.write_timeout_s:
+            self.abort(Reason.WRITE_STALLED, f"the peer read nothing for {settings.write_timeout_s:g} s")
+        elif self._ping_sent_at is not None:
+            if self._received_at > self._ping_sent_at:
+                self._ping_sent_at = None  # any frame is as good a sign of life as the echo
+            elif now - self._ping_sent_at > settings.ping_timeout_s:
+                self.abort(Reason.PING_TIMEOUT, f"no answer to PING for {settings.ping_timeout_s:g} s")
+        elif now - self._quiet_since() > self._ping_after():
+            self._pings += 1
+            self.core.ping(self._pings.to_bytes(8, "big"))
+            self._ping_sent_at = now
+            self._wake.set()
+
+    def _ping_after(self) -> float:
+        return self._settings.ping_after_s if self.core.in_flight else self._settings.idle_ping_s
+
+    def _quiet_since(self) -> float:
+        oldest = self.core.oldest_written_at
+        return self._received_at if oldest is None else max(self._received_at, oldest)
+
+    def _guarded(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Whatever happens in a greenlet ends the connection with a reason, and no request is left hanging."""
+
+        def guarded() -> None:
+            try:
+                run()
+            except ConnectionLost as lost:
+                self.abort(lost.reason, lost.detail)
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not leave requests without an outcome
+                _log.exception("http2_connection_fault")
+                self.abort(Reason.INTERNAL_ERROR, repr(error))
+
+        return guarded
+
+    def _read(self) -> None:
+        core = self.core
+        turns = 0
+        while self.alive:
+            data = self._channel.receive()
+            if not data:
+                self.abort(Reason.CONNECTION_LOST, "the peer closed the connection")
+                return
+            self._received_at = now = self._clock()
+            answered = core.answered
+            try:
+                events = core.receive(data)
+            except PeerViolation as violation:
+                self._owner.violated(self, violation)
+                self.abort(Reason.PROTOCOL_VIOLATION, str(violation), last_words=core.output())
+                return
+            if core.answered != answered:
+                self._answered_at = now
+            self.blocked = False
+            for event in events:
+                if isinstance(event, Answer):
+                    self._owner.answered(self, event)
+                elif isinstance(event, SettingsReceived):
+                    self._ready.set()
+                    self._owner.changed(self)
+                else:
+                    self._note_draining(Reason.GOAWAY)
+                    self._owner.went_away(self, event)
+            if core.has_output or core.draining or self._channel.has_output or self._owner.work_waits:
+                self._wake.set()
+            turns += 1
+            if turns % _READS_PER_TURN == 0:
+                pause(0)
+
+    def _write(self) -> None:
+        core, channel, owner = self.core, self._channel, self._owner
+        while self.alive:
+            self._wake.wait()
+            self._wake.clear()
+            while self.alive:
+                unsent_from = core.next_stream_id
+                taken = owner.feed(self)
+                if core.draining and self.drain_reason is None:
+                    self._note_draining(Reason.STREAMS_EXHAUSTED)
+                if core.draining and not core.in_flight:
+                    self.leave(self.drain_reason or Reason.POOL_CLOSED)
+                    return
+                if not core.has_output and not channel.has_output:
+                    break
+                self._sending_since = self._clock()
+                try:
+                    channel.send(core.output())
+                except ConnectionLost as lost:
+                    first = MAX_STREAM_ID + 1 if lost.touched else unsent_from
+                    self.abort(lost.reason, lost.detail, unsent_from=first)
+                    return
+                self._sending_since = None
+                if taken and owner.others_could_write(self):
+                    pause(0)
+
+    def _note_draining(self, reason: Reason) -> None:
+        if self.drain_reason is None:
+            self.drain_reason = reason
+            self._owner.changed(self)

@@ -1,0 +1,693 @@
+"""One HTTP/2 connection: bytes in, results out. No socket, no clock, no greenlet.
+
+Answers are written straight into the bursts (one octet per request); what else the owner of the connection should know
+comes back from :meth:`Core.receive` as events. The time is passed in.
+
+Why no ``h2`` in here: at GOAWAY it closes its state machine and raises on every answer that is still due, so the drain
+would have to go around it; it keeps an object and two windows per stream, which is most of the cost that this package exists to
+avoid; and a peer's SETTINGS would have to be kept consistent in two places. What remains of a client's connection state (SETTINGS,
+PING, GOAWAY, two windows) is this page. ``h2`` sits on the other side in the tests, as the referee of what we send.
+
+Streams are forgotten when they end. A frame for a stream that has ended is ignored, whether it ended by an answer or by our
+reset: RFC 9113 section 5.1 demands that for the second case, and allows it for the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pushq.http2 import packing
+from pushq.http2.burst import Answer, Burst, Code
+from pushq.http2.errors import PeerViolation
+from pushq.http2.events import Event, GoAwayReceived, SettingsReceived
+from pushq.http2.frames import (
+    ACK,
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEAD,
+    FRAME_HEAD_SIZE,
+    MAX_STREAM_ID,
+    MAX_WINDOW,
+    MIN_MAX_FRAME_SIZE,
+    PADDED,
+    PREFACE,
+    PRIORITY_FIELDS,
+    UINT32,
+    ErrorCode,
+    FrameType,
+    Setting,
+    data_frames,
+    frame,
+    goaway,
+    header_frames,
+    rst_stream,
+    settings_frame,
+    window_update,
+)
+from pushq.http2.peer import PeerSettings
+from pushq.http2.reasons import Reason
+from pushq.http2.responses import (
+    MAX_HEADER_LIST_SIZE,
+    STATUS_200,
+    Fields,
+    ResponseDecoder,
+    headers_of,
+    status_of,
+)
+from pushq.http2.templates import TemplateEncoder
+
+#: How much of an answer's body is kept, and how much is read before the stream is cancelled.
+BODY_KEPT = 16 * 1024
+BODY_READ = 256 * 1024
+#: Our windows. Answers are small and are consumed as they come, so no peer ever has to wait for these.
+STREAM_WINDOW = 1 << 20
+CONNECTION_WINDOW = 1 << 30
+#: Control frames that wait to be written. A peer that makes us answer faster than it reads is closed.
+CONTROL_BACKLOG = 128 * 1024
+#: A new connection is due long before the ids end: 2**30 as an id is days at full speed.
+RETIRE_AT_STREAM_ID = 2**30
+
+# Plain integers for the loop that runs once per frame: a member of an enum costs three times as much to compare.
+_DATA, _HEADERS, _OK = int(FrameType.DATA), int(FrameType.HEADERS), int(Code.OK)
+_MAX_FRAME_WORD = MIN_MAX_FRAME_SIZE << 8 | 0xFF
+_PLAIN_HEADERS_MASK = END_HEADERS | PADDED | PRIORITY_FIELDS
+_ID_MASK = MAX_STREAM_ID
+
+
+class Chunk:
+    """Requests of one burst that were written together: indices ``first`` to ``stop`` on consecutive streams."""
+
+    __slots__ = ("burst", "codes", "deadline", "first_id", "last_id", "left", "shift", "written_at")
+
+    def __init__(
+        self, burst: Burst, first: int, count: int, first_id: int, *, now: float, deadline: float
+    ) -> None:
+        self.burst = burst
+        self.codes = burst.codes
+        #: index of a request = (stream id >> 1) + shift
+        self.shift = first - (first_id >> 1)
+        self.first_id = first_id
+        self.last_id = first_id + 2 * (count - 1)
+        self.left = count
+        self.written_at = now
+        self.deadline = deadline
+
+
+@dataclass(slots=True)
+class _Answering:
+    """An answer whose headers have come and whose end has not."""
+
+    status: int
+    fields: Fields
+    body: bytearray
+    received: int = 0
+
+
+@dataclass(slots=True)
+class _PartialBody:
+    """A request of which the windows let only a part through."""
+
+    body: bytes
+    offset: int
+    window: int
+
+
+@dataclass(slots=True)
+class _OpenBlock:
+    """A header block that CONTINUATION frames must complete before anything else may come."""
+
+    stream_id: int
+    end_stream: bool
+    parts: list[bytes]
+    size: int
+
+
+class Core:
+    """The state of one client connection.
+
+    Attributes:
+        peer: the peer's settings.
+        window: octets of DATA that the peer will take on this connection.
+        answered: requests that ended with an answer so far.
+        draining: no new requests: GOAWAY, ids used up, or ``retire()``.
+    """
+
+    def __init__(
+        self,
+        authority: bytes,
+        *,
+        max_streams: int = 1000,
+        stream_ceiling: float = 0.9,
+        header_table_size: int = 0,
+        first_request_alone: bool = True,
+        retire_at_stream_id: int = RETIRE_AT_STREAM_ID,
+    ) -> None:
+        self.peer = PeerSettings()
+        self.window = DEFAULT_WINDOW
+        self.answered = 0
+        self.draining = False
+        self._max_streams = max_streams
+        self._stream_ceiling = stream_ceiling
+        self._alone = first_request_alone
+        self._retire_at = retire_at_stream_id
+        self._encoder = TemplateEncoder(authority)
+        self._decoder = ResponseDecoder(header_table_size)
+        self._next_id = 1
+        self._streams: dict[int, Chunk] = {}
+        self._chunks: dict[Chunk, None] = {}  # in the order of writing; an insertion-ordered set
+        #: Streams with headers received. None stands for a 200, of which nothing is kept.
+        self._answering: dict[int, _Answering | None] = {}
+        self._partial: dict[int, _PartialBody] = {}
+        self._open_block: _OpenBlock | None = None
+        self._rest = b""
+        self._consumed = 0
+        self._failed = 0  # requests that ended without an answer, added up
+        self._goaway_last_id = MAX_STREAM_ID
+        self._out: list[bytes] = [
+            PREFACE,
+            settings_frame(
+                (
+                    (Setting.HEADER_TABLE_SIZE, header_table_size),
+                    (Setting.ENABLE_PUSH, 0),
+                    (Setting.INITIAL_WINDOW_SIZE, STREAM_WINDOW),
+                    (Setting.MAX_HEADER_LIST_SIZE, MAX_HEADER_LIST_SIZE),
+                )
+            ),
+            window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW),
+        ]
+        self._control_size = 0
+        self._events: list[Event] = []
+        self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
+            FrameType.DATA: self._on_data,
+            FrameType.HEADERS: self._on_headers,
+            FrameType.PRIORITY: self._on_priority,
+            FrameType.RST_STREAM: self._on_rst_stream,
+            FrameType.SETTINGS: self._on_settings,
+            FrameType.PUSH_PROMISE: self._on_push_promise,
+            FrameType.PING: self._on_ping,
+            FrameType.GOAWAY: self._on_goaway,
+            FrameType.WINDOW_UPDATE: self._on_window_update,
+            FrameType.CONTINUATION: self._on_continuation,
+        }
+
+    # What the owner asks
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._streams)
+
+    @property
+    def stream_limit(self) -> int:
+        """Streams that may be open together now: 0 before the peer's SETTINGS, then below the peer's and our own limit."""
+        if not self.peer.received or self.draining:
+            return 0
+        advertised = self.peer.max_concurrent_streams
+        if advertised is None:
+            limit = self._max_streams
+        else:
+            # Below the advertised number, because a lowered limit and our HEADERS can cross on the wire.
+            limit = min(self._max_streams, max(int(advertised * self._stream_ceiling), min(advertised, 1)))
+        return min(limit, 1) if self._alone else limit
+
+    @property
+    def warming(self) -> bool:
+        """The first answer is still awaited, and until then one request at a time is written."""
+        return self._alone and not self.draining
+
+    @property
+    def capacity(self) -> int:
+        """Streams that may be opened now, 0 or more."""
+        return max(0, self.stream_limit - len(self._streams))
+
+    @property
+    def oldest_written_at(self) -> float | None:
+        """When the oldest request in flight was written."""
+        for chunk in self._chunks:
+            return chunk.written_at
+        return None
+
+    @property
+    def next_stream_id(self) -> int:
+        """The stream of the next request."""
+        return self._next_id
+
+    @property
+    def has_output(self) -> bool:
+        return bool(self._out)
+
+    def output(self) -> bytes:
+        """Everything to write, in order. The caller owns it now."""
+        data = b"".join(self._out)
+        self._out.clear()
+        self._control_size = 0
+        return data
+
+    # What the owner does
+
+    def write(self, burst: Burst, limit: int, now: float, deadline: float) -> int:
+        """Put at most ``limit`` of the burst's next requests into the output.
+
+        Returns:
+            how many; 0 when streams or windows do not allow one now.
+        """
+        first_id = self._next_id
+        room = min(limit, self.capacity, burst.count - burst.cursor, (MAX_STREAM_ID - first_id) // 2 + 1)
+        if room <= 0:
+            return 0
+        largest = min(self.peer.initial_window_size, MIN_MAX_FRAME_SIZE)
+        count = packing.fitting(burst.bodies, burst.cursor, room, self.window, largest)
+        if count:
+            self._write_packed(burst, count)
+        elif self._may_start_singly(burst):
+            count = 1
+            self._write_singly(burst)
+        else:
+            return 0
+        start = burst.cursor
+        burst.cursor = start + count
+        burst.codes[start : start + count] = bytes((Code.IN_FLIGHT,)) * count
+        if burst.first_written_at is None:
+            burst.first_written_at = now
+        chunk = Chunk(burst, start, count, first_id, now=now, deadline=deadline)
+        self._chunks[chunk] = None
+        self._next_id = first_id + 2 * count
+        self._streams.update(dict.fromkeys(range(first_id, self._next_id, 2), chunk))
+        if self._next_id >= self._retire_at:
+            self.draining = True
+        return count
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take bytes from the peer; results go to the bursts.
+
+        Raises:
+            PeerViolation: the connection is over. Everything before the offending frame has been taken; the output ends
+                with the GOAWAY that says why. Requests in flight wait for :meth:`abandon`.
+        """
+        self._events = []
+        before = len(self._streams) + self._failed
+        try:
+            self._rest = self._frames(self._rest + data if self._rest else data)
+        except PeerViolation as violation:
+            self._rest = b""
+            self._out.append(goaway(violation.code, violation.detail.encode("ascii", "replace")[:100]))
+            self.draining = True
+            raise
+        answered = before - len(self._streams) - self._failed
+        if answered:
+            self._after_answers(answered)
+        if self._consumed >= CONNECTION_WINDOW // 2:
+            self._out.append(window_update(0, self._consumed))
+            self._consumed = 0
+        return self._events
+
+    def ping(self, payload: bytes) -> None:
+        """Provoke a frame from a peer that is alive. ``payload`` is 8 octets."""
+        self._out.append(frame(FrameType.PING, 0, 0, payload))
+
+    def retire(self) -> None:
+        """Take no new requests; those in flight go on."""
+        self.draining = True
+
+    def say_goodbye(self) -> None:
+        """Announce an orderly end."""
+        self.draining = True
+        self._out.append(goaway(ErrorCode.NO_ERROR))
+
+    def expire(self, now: float) -> list[Chunk]:
+        """End the requests whose deadline has passed: RST_STREAM CANCEL, and UNKNOWN, for they were written.
+
+        Returns:
+            the chunks that had such requests.
+        """
+        late: list[Chunk] = []
+        for chunk in self._chunks:
+            if chunk.deadline > now:
+                break  # those behind it were written later, and with the same time-out
+            late.append(chunk)
+        for chunk in late:
+            for stream_id in range(chunk.first_id, chunk.last_id + 1, 2):
+                if self._streams.get(stream_id) is chunk:
+                    self._out.append(rst_stream(stream_id, ErrorCode.CANCEL))
+                    self._end(stream_id, Code.UNKNOWN, Reason.TIMEOUT)
+        return late
+
+    def abandon(self, reason: str, *, unsent_from: int = MAX_STREAM_ID + 1) -> None:
+        """The connection is gone: everything in flight is UNKNOWN.
+
+        Streams from ``unsent_from`` on are NOT_SENT instead: not an octet of them reached the operating system.
+        """
+        self.draining = True
+        self._out.clear()
+        for stream_id in list(self._streams):
+            self._end(stream_id, Code.NOT_SENT if stream_id >= unsent_from else Code.UNKNOWN, reason)
+
+    # Writing
+
+    def _write_packed(self, burst: Burst, count: int) -> None:
+        start, stop = burst.cursor, burst.cursor + count
+        encoded = self._encoder.encode(burst.template, with_target=burst.targets is not None)
+        max_frame = self.peer.max_frame_size
+        next_id = self._next_id
+        if isinstance(burst.bodies, bytes):
+            self.window -= len(burst.bodies) * count
+        else:
+            self.window -= sum(map(len, burst.bodies[start:stop]))
+        plain = packing.largest_block(encoded, burst, start, stop) <= MIN_MAX_FRAME_SIZE
+        if encoded.teaches or not plain:
+            singles = 1 if plain else count
+            for index in range(start, start + singles):
+                block = packing.block(encoded, burst, index, first=index == start)
+                body = burst.bodies if isinstance(burst.bodies, bytes) else burst.bodies[index]
+                self._out.append(header_frames(next_id, block, max_frame, end_stream=False))
+                self._out.append(data_frames(next_id, body, max_frame, end_stream=True))
+                next_id += 2
+            start += singles
+        if start < stop:
+            self._out.append(packing.requests(encoded, burst, start, stop, next_id))
+
+    def _may_start_singly(self, burst: Burst) -> bool:
+        """Whether a request that does not fit as it is should start now and be finished piece by piece.
+
+        It holds a stream meanwhile, so it waits for the connection window while there is hope that others will open it:
+        others in flight. Without those the peer may see no reason to send WINDOW_UPDATE before we use what is left.
+        """
+        body = burst.bodies if isinstance(burst.bodies, bytes) else burst.bodies[burst.cursor]
+        return len(body) <= self.window or (not self._streams and self.window > 0)
+
+    def _write_singly(self, burst: Burst) -> None:
+        index = burst.cursor
+        body = burst.bodies if isinstance(burst.bodies, bytes) else burst.bodies[index]
+        encoded = self._encoder.encode(burst.template, with_target=burst.targets is not None)
+        block = packing.block(encoded, burst, index, first=True)
+        max_frame = self.peer.max_frame_size
+        self._out.append(header_frames(self._next_id, block, max_frame, end_stream=not body))
+        if body:
+            self._partial[self._next_id] = _PartialBody(body, 0, self.peer.initial_window_size)
+            self._continue_partial()
+
+    def _continue_partial(self) -> None:
+        for stream_id, partial in list(self._partial.items()):
+            size = min(partial.window, self.window, len(partial.body) - partial.offset)
+            if size <= 0:
+                continue
+            end = partial.offset + size
+            piece = partial.body[partial.offset : end]
+            finished = end == len(partial.body)
+            self._out.append(data_frames(stream_id, piece, self.peer.max_frame_size, end_stream=finished))
+            partial.offset = end
+            partial.window -= size
+            self.window -= size
+            if finished:
+                del self._partial[stream_id]
+
+    def _control(self, data: bytes) -> None:
+        """Queue an answer that the peer provoked."""
+        self._out.append(data)
+        self._control_size += len(data)
+        if self._control_size > CONTROL_BACKLOG:
+            raise PeerViolation(
+                ErrorCode.ENHANCE_YOUR_CALM, "control frames come faster than they are answered"
+            )
+
+    # Reading
+
+    def _frames(self, data: bytes) -> bytes:
+        """Handle all complete frames; the incomplete rest is returned.
+
+        The loop's body is what an ordinary answer costs. It takes only the two ordinary shapes (a block that is a 200 by its
+        first octet, and DATA of a 200); everything else goes through the table of handlers.
+        """
+        streams, answering = self._streams, self._answering
+        unpack = FRAME_HEAD.unpack_from
+        fast = self._decoder.stateless and self._open_block is None
+        offset, size = 0, len(data)
+        last = size - FRAME_HEAD_SIZE
+        while offset <= last:
+            word, flags, stream_id = unpack(data, offset)
+            if word > _MAX_FRAME_WORD:
+                raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {word >> 8} octets")
+            start = offset + FRAME_HEAD_SIZE
+            offset = start + (word >> 8)
+            if offset > size:
+                return data[start - FRAME_HEAD_SIZE :]
+            kind = word & 0xFF
+            if fast and stream_id in streams:
+                if kind == _HEADERS:
+                    if (
+                        flags & _PLAIN_HEADERS_MASK == END_HEADERS
+                        and data[start] == STATUS_200
+                        and offset > start
+                        and stream_id not in answering
+                    ):
+                        if flags & END_STREAM:
+                            chunk = streams.pop(stream_id)
+                            chunk.codes[(stream_id >> 1) + chunk.shift] = _OK
+                            chunk.left -= 1
+                            if not chunk.left:
+                                self._finish_chunk(chunk)
+                        else:
+                            answering[stream_id] = None
+                        continue
+                elif kind == _DATA and flags == END_STREAM and answering.get(stream_id, False) is None:
+                    self._consumed += word >> 8
+                    del answering[stream_id]
+                    chunk = streams.pop(stream_id)
+                    chunk.codes[(stream_id >> 1) + chunk.shift] = _OK
+                    chunk.left -= 1
+                    if not chunk.left:
+                        self._finish_chunk(chunk)
+                    continue
+            self._frame(kind, flags, stream_id & _ID_MASK, data[start:offset])
+            fast = self._decoder.stateless and self._open_block is None
+        return data[offset:]
+
+    def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        block = self._open_block
+        if block is not None and (kind != FrameType.CONTINUATION or stream_id != block.stream_id):
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"frame of type {kind} inside a header block")
+        if not self.peer.received and (kind != FrameType.SETTINGS or flags & ACK):
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"the first frame is of type {kind}, not SETTINGS")
+        handler = self._handlers.get(kind)
+        if handler is not None:  # unknown types are ignored (section 4.1)
+            handler(flags, stream_id, payload)
+
+    def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
+        self._check_opened(stream_id, "DATA")
+        self._consumed += len(payload)  # padding counts, and so does what comes for a stream that has ended
+        data = _unpadded(payload, flags, "DATA")
+        if stream_id not in self._streams:
+            return
+        if stream_id not in self._answering:
+            self._reset(stream_id, Reason.MALFORMED_ANSWER)
+            return
+        state = self._answering[stream_id]
+        if not flags & END_STREAM:
+            if state is None:
+                # A 200 that comes in pieces: from now on its size is watched.
+                state = self._answering[stream_id] = _Answering(200, (), bytearray())
+            state.received += len(payload)
+        if state is not None:
+            state.body += data[: BODY_KEPT - len(state.body)]
+        if flags & END_STREAM:
+            self._complete(stream_id)
+        elif state is not None and state.received > BODY_READ:
+            # The answer is known; its end would only cost time.
+            self._partial.pop(stream_id, None)
+            self._out.append(rst_stream(stream_id, ErrorCode.CANCEL))
+            self._complete(stream_id)
+
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
+        self._check_opened(stream_id, "HEADERS")
+        block = _unpadded(payload, flags, "HEADERS")
+        if flags & PRIORITY_FIELDS:
+            if len(block) < 5:
+                raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority fields")
+            block = block[5:]
+        if flags & END_HEADERS:
+            self._on_block(stream_id, bool(flags & END_STREAM), block)
+        else:
+            self._open_block = _OpenBlock(stream_id, bool(flags & END_STREAM), [block], len(block))
+
+    def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
+        block = self._open_block
+        if block is None:
+            raise PeerViolation(
+                ErrorCode.PROTOCOL_ERROR, f"CONTINUATION on stream {stream_id} without HEADERS"
+            )
+        block.parts.append(payload)
+        # Empty frames count too, or they could go on for ever.
+        block.size += len(payload) + FRAME_HEAD_SIZE
+        if block.size > MAX_HEADER_LIST_SIZE:
+            raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, f"a header block of over {block.size} octets")
+        if flags & END_HEADERS:
+            self._open_block = None
+            self._on_block(stream_id, block.end_stream, b"".join(block.parts))
+
+    def _on_block(self, stream_id: int, end_stream: bool, block: bytes) -> None:
+        fields = self._decoder.decode(block)  # also for streams that have ended: it may change the table
+        if stream_id not in self._streams:
+            return
+        if stream_id in self._answering:
+            if end_stream:  # trailers
+                self._complete(stream_id)
+            else:
+                self._reset(stream_id, Reason.MALFORMED_ANSWER)
+            return
+        status = status_of(fields)
+        if status is None or (status < 200 and end_stream):
+            self._reset(stream_id, Reason.MALFORMED_ANSWER)
+            return
+        if status < 200:
+            return
+        self._answering[stream_id] = None if status == 200 else _Answering(status, fields, bytearray())
+        if end_stream:
+            self._complete(stream_id)
+
+    def _on_rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"RST_STREAM of {len(payload)} octets")
+        self._check_opened(stream_id, "RST_STREAM")
+        if stream_id not in self._streams:
+            return
+        (code,) = UINT32.unpack(payload)
+        if code == ErrorCode.REFUSED_STREAM:
+            self._end(stream_id, Code.REFUSED, Reason.REFUSED_STREAM)
+        else:
+            # NO_ERROR after a complete answer finds no stream any more. Before that, it is a reset like all others.
+            self._end(stream_id, Code.UNKNOWN, Reason.STREAM_RESET)
+
+    def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"SETTINGS on stream {stream_id}")
+        if flags & ACK:
+            if payload:
+                raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload")
+            return
+        before = self.peer.initial_window_size
+        for key, value in self.peer.apply(payload):
+            if key == Setting.HEADER_TABLE_SIZE:
+                self._encoder.limit_table(value)
+        grown = self.peer.initial_window_size - before
+        for partial in self._partial.values():
+            partial.window += grown  # may become negative (section 6.9.2)
+            if partial.window > MAX_WINDOW:
+                raise PeerViolation(
+                    ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE lifts a window over 2**31-1"
+                )
+        self._control(frame(FrameType.SETTINGS, ACK, 0))
+        self._continue_partial()
+        self._events.append(SettingsReceived())
+
+    def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"PING on stream {stream_id}")
+        if len(payload) != 8:
+            raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"PING of {len(payload)} octets")
+        if not flags & ACK:
+            self._control(frame(FrameType.PING, ACK, 0, payload))
+
+    def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"GOAWAY on stream {stream_id}")
+        if len(payload) < 8:
+            raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"GOAWAY of {len(payload)} octets")
+        last_id = UINT32.unpack_from(payload)[0] & _ID_MASK
+        (code,) = UINT32.unpack_from(payload, 4)
+        # A later GOAWAY may lower the id, never raise it: what was refused stays refused.
+        self._goaway_last_id = min(self._goaway_last_id, last_id)
+        self.draining = True
+        above = [open_id for open_id in self._streams if open_id > self._goaway_last_id]
+        for open_id in above:
+            self._end(open_id, Code.REFUSED, Reason.GOAWAY)
+        self._events.append(GoAwayReceived(code, last_id, payload[8:], len(above)))
+
+    def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"WINDOW_UPDATE of {len(payload)} octets")
+        increment = UINT32.unpack(payload)[0] & MAX_WINDOW
+        if stream_id == 0:
+            if increment == 0:
+                raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            self.window += increment
+            if self.window > MAX_WINDOW:
+                raise PeerViolation(
+                    ErrorCode.FLOW_CONTROL_ERROR, "WINDOW_UPDATE lifts the window over 2**31-1"
+                )
+            self._continue_partial()
+            return
+        self._check_opened(stream_id, "WINDOW_UPDATE")
+        partial = self._partial.get(stream_id)
+        if increment == 0 or (partial is not None and partial.window + increment > MAX_WINDOW):
+            if stream_id in self._streams:
+                code = ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR
+                self._reset(stream_id, Reason.STREAM_RESET, code)
+        elif partial is not None:
+            partial.window += increment
+            self._continue_partial()
+
+    def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """Deprecated, and of no meaning to a client (section 5.3.2)."""
+
+    def _on_push_promise(self, flags: int, stream_id: int, payload: bytes) -> None:
+        raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, although ENABLE_PUSH is 0")
+
+    def _check_opened(self, stream_id: int, what: str) -> None:
+        """Frames may come for streams that we have opened, never for others."""
+        if stream_id % 2 == 0 or stream_id >= self._next_id:
+            raise PeerViolation(
+                ErrorCode.PROTOCOL_ERROR, f"{what} on stream {stream_id}, which was not opened"
+            )
+
+    # Endings
+
+    def _complete(self, stream_id: int) -> None:
+        """The answer is complete."""
+        state = self._answering[stream_id]
+        if state is None or state.status == 200:
+            self._end(stream_id, Code.OK)
+            return
+        answer = Answer(state.status, headers_of(state.fields), bytes(state.body))
+        chunk = self._streams[stream_id]
+        chunk.burst.answers[(stream_id >> 1) + chunk.shift] = answer
+        self._end(stream_id, Code.ANSWERED)
+        self._events.append(answer)
+
+    def _reset(self, stream_id: int, reason: str, code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> None:
+        """A stream error of the peer: the rest of the connection is sound (section 5.4.2)."""
+        self._control(rst_stream(stream_id, code))
+        self._end(stream_id, Code.UNKNOWN, reason)
+
+    def _end(self, stream_id: int, code: Code, reason: str | None = None) -> None:
+        chunk = self._streams.pop(stream_id)
+        index = (stream_id >> 1) + chunk.shift
+        chunk.codes[index] = code
+        if reason is not None:
+            chunk.burst.reasons[index] = reason
+            self._failed += 1
+            self._partial.pop(stream_id, None)
+        self._answering.pop(stream_id, None)
+        chunk.left -= 1
+        if not chunk.left:
+            self._finish_chunk(chunk)
+
+    def _finish_chunk(self, chunk: Chunk) -> None:
+        del self._chunks[chunk]
+        chunk.burst.settle((chunk.last_id - chunk.first_id) // 2 + 1)
+
+    def _after_answers(self, answered: int) -> None:
+        self.answered += answered
+        self._alone = False
+        # A peer may answer before it has read all of the request. The rest is not wanted, but the stream has to be closed.
+        for stream_id in [waiting for waiting in self._partial if waiting not in self._streams]:
+            del self._partial[stream_id]
+            self._out.append(rst_stream(stream_id, ErrorCode.CANCEL))
+
+
+def _unpadded(payload: bytes, flags: int, what: str) -> bytes:
+    if not flags & PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"{what} with more padding than payload")
+    return payload[1 : len(payload) - payload[0]]

@@ -1,0 +1,39 @@
+"""Why a request has no answer: a closed set, fit for metric labels."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """One word per cause. Members are strings and compare equal to their values."""
+
+    # Why no connection could be made. Requests that waited for it are NOT_SENT.
+    DNS = "dns"
+    CONNECT_REFUSED = "connect_refused"
+    CONNECT_TIMEOUT = "connect_timeout"
+    CONNECT_FAILED = "connect_failed"
+    TLS_VERIFY_FAILED = "tls_verify_failed"
+    TLS_FAILED = "tls_failed"
+    NO_ALPN_H2 = "no_alpn_h2"
+    NO_SETTINGS = "no_settings"
+
+    # Why a connection ended, or takes no new requests.
+    CONNECTION_LOST = "connection_lost"
+    PROTOCOL_VIOLATION = "protocol_violation"
+    PING_TIMEOUT = "ping_timeout"
+    WRITE_STALLED = "write_stalled"
+    GOAWAY = "goaway"
+    RETIRED_BY_ANSWER = "retired_by_answer"
+    WEDGED = "wedged"
+    STREAMS_EXHAUSTED = "streams_exhausted"
+    INTERNAL_ERROR = "internal_error"
+
+    # Why a single request ended without an answer.
+    REFUSED_STREAM = "refused_stream"
+    STREAM_RESET = "stream_reset"
+    MALFORMED_ANSWER = "malformed_answer"
+    TIMEOUT = "timeout"
+    QUEUE_TIMEOUT = "queue_timeout"
+    POOL_CLOSED = "pool_closed"
+    CANCELLED = "cancelled"
