@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pushq.http2 import packing
 from pushq.http2.burst import Answer, Burst, Code
 from pushq.http2.errors import PeerViolation
 from pushq.http2.events import Event, GoAwayReceived, SettingsReceived
@@ -38,25 +37,25 @@ from pushq.http2.frames import (
     ErrorCode,
     FrameType,
     Setting,
-    data_frames,
     frame,
     goaway,
-    header_frames,
     rst_stream,
     settings_frame,
     window_update,
 )
+from pushq.http2.outgoing import Outgoing
 from pushq.http2.peer import PeerSettings
 from pushq.http2.reasons import Reason
 from pushq.http2.responses import (
     MAX_HEADER_LIST_SIZE,
     STATUS_200,
+    STATUS_200_FIELDS,
     Fields,
     ResponseDecoder,
     headers_of,
+    stands_alone,
     status_of,
 )
-from pushq.http2.templates import TemplateEncoder
 
 #: How much of an answer's body is kept, and how much is read before the stream is cancelled.
 BODY_KEPT = 16 * 1024
@@ -64,13 +63,12 @@ BODY_READ = 256 * 1024
 #: Our windows. Answers are small and are consumed as they come, so no peer ever has to wait for these.
 STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 1 << 30
-#: Control frames that wait to be written. A peer that makes us answer faster than it reads is closed.
-CONTROL_BACKLOG = 128 * 1024
 #: A new connection is due long before the ids end: 2**30 as an id is days at full speed.
 RETIRE_AT_STREAM_ID = 2**30
 
 # Plain integers for the loop that runs once per frame: a member of an enum costs three times as much to compare.
 _DATA, _HEADERS, _OK = int(FrameType.DATA), int(FrameType.HEADERS), int(Code.OK)
+_STATUS_200 = bytes((STATUS_200,))
 _MAX_FRAME_WORD = MIN_MAX_FRAME_SIZE << 8 | 0xFF
 _PLAIN_HEADERS_MASK = END_HEADERS | PADDED | PRIORITY_FIELDS
 _ID_MASK = MAX_STREAM_ID
@@ -106,15 +104,6 @@ class _Answering:
 
 
 @dataclass(slots=True)
-class _PartialBody:
-    """A request of which the windows let only a part through."""
-
-    body: bytes
-    offset: int
-    window: int
-
-
-@dataclass(slots=True)
 class _OpenBlock:
     """A header block that CONTINUATION frames must complete before anything else may come."""
 
@@ -129,7 +118,6 @@ class Core:
 
     Attributes:
         peer: the peer's settings.
-        window: octets of DATA that the peer will take on this connection.
         answered: requests that ended with an answer so far.
         draining: no new requests: GOAWAY, ids used up, or ``retire()``.
     """
@@ -145,28 +133,27 @@ class Core:
         retire_at_stream_id: int = RETIRE_AT_STREAM_ID,
     ) -> None:
         self.peer = PeerSettings()
-        self.window = DEFAULT_WINDOW
+        self._out = Outgoing(authority, self.peer)
         self.answered = 0
         self.draining = False
         self._max_streams = max_streams
         self._stream_ceiling = stream_ceiling
         self._alone = first_request_alone
         self._retire_at = retire_at_stream_id
-        self._encoder = TemplateEncoder(authority)
         self._decoder = ResponseDecoder(header_table_size)
         self._next_id = 1
         self._streams: dict[int, Chunk] = {}
         self._chunks: dict[Chunk, None] = {}  # in the order of writing; an insertion-ordered set
         #: Streams with headers received. None stands for a 200, of which nothing is kept.
         self._answering: dict[int, _Answering | None] = {}
-        self._partial: dict[int, _PartialBody] = {}
         self._open_block: _OpenBlock | None = None
         self._rest = b""
         self._consumed = 0
         self._failed = 0  # requests that ended without an answer, added up
         self._goaway_last_id = MAX_STREAM_ID
-        self._out: list[bytes] = [
-            PREFACE,
+        self._went_away = False
+        self._out.put(PREFACE)
+        self._out.put(
             settings_frame(
                 (
                     (Setting.HEADER_TABLE_SIZE, header_table_size),
@@ -174,10 +161,9 @@ class Core:
                     (Setting.INITIAL_WINDOW_SIZE, STREAM_WINDOW),
                     (Setting.MAX_HEADER_LIST_SIZE, MAX_HEADER_LIST_SIZE),
                 )
-            ),
-            window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW),
-        ]
-        self._control_size = 0
+            )
+        )
+        self._out.put(window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW))
         self._events: list[Event] = []
         self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
             FrameType.DATA: self._on_data,
@@ -234,15 +220,17 @@ class Core:
         return self._next_id
 
     @property
+    def window(self) -> int:
+        """Octets of DATA that the peer will take on this connection."""
+        return self._out.window
+
+    @property
     def has_output(self) -> bool:
         return bool(self._out)
 
     def output(self) -> bytes:
         """Everything to write, in order. The caller owns it now."""
-        data = b"".join(self._out)
-        self._out.clear()
-        self._control_size = 0
-        return data
+        return self._out.take()
 
     # What the owner does
 
@@ -256,14 +244,8 @@ class Core:
         room = min(limit, self.capacity, burst.count - burst.cursor, (MAX_STREAM_ID - first_id) // 2 + 1)
         if room <= 0:
             return 0
-        largest = min(self.peer.initial_window_size, MIN_MAX_FRAME_SIZE)
-        count = packing.fitting(burst.bodies, burst.cursor, room, self.window, largest)
-        if count:
-            self._write_packed(burst, count)
-        elif self._may_start_singly(burst):
-            count = 1
-            self._write_singly(burst)
-        else:
+        count = self._out.put_requests(burst, room, first_id, alone=not self._streams)
+        if not count:
             return 0
         start = burst.cursor
         burst.cursor = start + count
@@ -291,20 +273,20 @@ class Core:
             self._rest = self._frames(self._rest + data if self._rest else data)
         except PeerViolation as violation:
             self._rest = b""
-            self._out.append(goaway(violation.code, violation.detail.encode("ascii", "replace")[:100]))
+            self._out.put(goaway(violation.code, violation.detail.encode("ascii", "replace")[:100]))
             self.draining = True
             raise
         answered = before - len(self._streams) - self._failed
         if answered:
             self._after_answers(answered)
         if self._consumed >= CONNECTION_WINDOW // 2:
-            self._out.append(window_update(0, self._consumed))
+            self._out.put(window_update(0, self._consumed))
             self._consumed = 0
         return self._events
 
     def ping(self, payload: bytes) -> None:
         """Provoke a frame from a peer that is alive. ``payload`` is 8 octets."""
-        self._out.append(frame(FrameType.PING, 0, 0, payload))
+        self._out.put(frame(FrameType.PING, 0, 0, payload))
 
     def retire(self) -> None:
         """Take no new requests; those in flight go on."""
@@ -313,7 +295,7 @@ class Core:
     def say_goodbye(self) -> None:
         """Announce an orderly end."""
         self.draining = True
-        self._out.append(goaway(ErrorCode.NO_ERROR))
+        self._out.put(goaway(ErrorCode.NO_ERROR))
 
     def expire(self, now: float) -> list[Chunk]:
         """End the requests whose deadline has passed: RST_STREAM CANCEL, and UNKNOWN, for they were written.
@@ -329,7 +311,7 @@ class Core:
         for chunk in late:
             for stream_id in range(chunk.first_id, chunk.last_id + 1, 2):
                 if self._streams.get(stream_id) is chunk:
-                    self._out.append(rst_stream(stream_id, ErrorCode.CANCEL))
+                    self._out.put(rst_stream(stream_id, ErrorCode.CANCEL))
                     self._end(stream_id, Code.UNKNOWN, Reason.TIMEOUT)
         return late
 
@@ -342,74 +324,6 @@ class Core:
         self._out.clear()
         for stream_id in list(self._streams):
             self._end(stream_id, Code.NOT_SENT if stream_id >= unsent_from else Code.UNKNOWN, reason)
-
-    # Writing
-
-    def _write_packed(self, burst: Burst, count: int) -> None:
-        start, stop = burst.cursor, burst.cursor + count
-        encoded = self._encoder.encode(burst.template, with_target=burst.targets is not None)
-        max_frame = self.peer.max_frame_size
-        next_id = self._next_id
-        if isinstance(burst.bodies, bytes):
-            self.window -= len(burst.bodies) * count
-        else:
-            self.window -= sum(map(len, burst.bodies[start:stop]))
-        plain = packing.largest_block(encoded, burst, start, stop) <= MIN_MAX_FRAME_SIZE
-        if encoded.teaches or not plain:
-            singles = 1 if plain else count
-            for index in range(start, start + singles):
-                block = packing.block(encoded, burst, index, first=index == start)
-                body = burst.bodies if isinstance(burst.bodies, bytes) else burst.bodies[index]
-                self._out.append(header_frames(next_id, block, max_frame, end_stream=False))
-                self._out.append(data_frames(next_id, body, max_frame, end_stream=True))
-                next_id += 2
-            start += singles
-        if start < stop:
-            self._out.append(packing.requests(encoded, burst, start, stop, next_id))
-
-    def _may_start_singly(self, burst: Burst) -> bool:
-        """Whether a request that does not fit as it is should start now and be finished piece by piece.
-
-        It holds a stream meanwhile, so it waits for the connection window while there is hope that others will open it:
-        others in flight. Without those the peer may see no reason to send WINDOW_UPDATE before we use what is left.
-        """
-        body = burst.bodies if isinstance(burst.bodies, bytes) else burst.bodies[burst.cursor]
-        return len(body) <= self.window or (not self._streams and self.window > 0)
-
-    def _write_singly(self, burst: Burst) -> None:
-        index = burst.cursor
-        body = burst.bodies if isinstance(burst.bodies, bytes) else burst.bodies[index]
-        encoded = self._encoder.encode(burst.template, with_target=burst.targets is not None)
-        block = packing.block(encoded, burst, index, first=True)
-        max_frame = self.peer.max_frame_size
-        self._out.append(header_frames(self._next_id, block, max_frame, end_stream=not body))
-        if body:
-            self._partial[self._next_id] = _PartialBody(body, 0, self.peer.initial_window_size)
-            self._continue_partial()
-
-    def _continue_partial(self) -> None:
-        for stream_id, partial in list(self._partial.items()):
-            size = min(partial.window, self.window, len(partial.body) - partial.offset)
-            if size <= 0:
-                continue
-            end = partial.offset + size
-            piece = partial.body[partial.offset : end]
-            finished = end == len(partial.body)
-            self._out.append(data_frames(stream_id, piece, self.peer.max_frame_size, end_stream=finished))
-            partial.offset = end
-            partial.window -= size
-            self.window -= size
-            if finished:
-                del self._partial[stream_id]
-
-    def _control(self, data: bytes) -> None:
-        """Queue an answer that the peer provoked."""
-        self._out.append(data)
-        self._control_size += len(data)
-        if self._control_size > CONTROL_BACKLOG:
-            raise PeerViolation(
-                ErrorCode.ENHANCE_YOUR_CALM, "control frames come faster than they are answered"
-            )
 
     # Reading
 
@@ -488,14 +402,14 @@ class Core:
                 # A 200 that comes in pieces: from now on its size is watched.
                 state = self._answering[stream_id] = _Answering(200, (), bytearray())
             state.received += len(payload)
-        if state is not None:
+        if state is not None and state.status != 200:
             state.body += data[: BODY_KEPT - len(state.body)]
         if flags & END_STREAM:
             self._complete(stream_id)
         elif state is not None and state.received > BODY_READ:
             # The answer is known; its end would only cost time.
-            self._partial.pop(stream_id, None)
-            self._out.append(rst_stream(stream_id, ErrorCode.CANCEL))
+            self._out.forget_body(stream_id)
+            self._out.put(rst_stream(stream_id, ErrorCode.CANCEL))
             self._complete(stream_id)
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -526,16 +440,19 @@ class Core:
             self._on_block(stream_id, block.end_stream, b"".join(block.parts))
 
     def _on_block(self, stream_id: int, end_stream: bool, block: bytes) -> None:
-        fields = self._decoder.decode(block)  # also for streams that have ended: it may change the table
+        if block[:1] == _STATUS_200 and stands_alone(block):
+            fields: Fields = STATUS_200_FIELDS
+        else:
+            fields = self._decoder.decode(block)  # also for streams that have ended: it may change the table
         if stream_id not in self._streams:
             return
+        status = status_of(fields)
         if stream_id in self._answering:
-            if end_stream:  # trailers
+            if end_stream and not any(name.startswith(b":") for name, _ in fields):  # trailers
                 self._complete(stream_id)
             else:
                 self._reset(stream_id, Reason.MALFORMED_ANSWER)
             return
-        status = status_of(fields)
         if status is None or (status < 200 and end_stream):
             self._reset(stream_id, Reason.MALFORMED_ANSWER)
             return
@@ -568,16 +485,10 @@ class Core:
         before = self.peer.initial_window_size
         for key, value in self.peer.apply(payload):
             if key == Setting.HEADER_TABLE_SIZE:
-                self._encoder.limit_table(value)
-        grown = self.peer.initial_window_size - before
-        for partial in self._partial.values():
-            partial.window += grown  # may become negative (section 6.9.2)
-            if partial.window > MAX_WINDOW:
-                raise PeerViolation(
-                    ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE lifts a window over 2**31-1"
-                )
-        self._control(frame(FrameType.SETTINGS, ACK, 0))
-        self._continue_partial()
+                self._out.encoder.limit_table(value)
+        # The acknowledgement goes first: the bodies that follow may already use the new values.
+        self._out.put_provoked(frame(FrameType.SETTINGS, ACK, 0))
+        self._out.move_stream_windows(self.peer.initial_window_size - before)
         self._events.append(SettingsReceived())
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -586,7 +497,7 @@ class Core:
         if len(payload) != 8:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"PING of {len(payload)} octets")
         if not flags & ACK:
-            self._control(frame(FrameType.PING, ACK, 0, payload))
+            self._out.put_provoked(frame(FrameType.PING, ACK, 0, payload))
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -601,31 +512,21 @@ class Core:
         above = [open_id for open_id in self._streams if open_id > self._goaway_last_id]
         for open_id in above:
             self._end(open_id, Code.REFUSED, Reason.GOAWAY)
-        self._events.append(GoAwayReceived(code, last_id, payload[8:], len(above)))
+        if above or not self._went_away:
+            self._events.append(GoAwayReceived(code, last_id, payload[8:], len(above)))
+        self._went_away = True
 
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"WINDOW_UPDATE of {len(payload)} octets")
         increment = UINT32.unpack(payload)[0] & MAX_WINDOW
         if stream_id == 0:
-            if increment == 0:
-                raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
-            self.window += increment
-            if self.window > MAX_WINDOW:
-                raise PeerViolation(
-                    ErrorCode.FLOW_CONTROL_ERROR, "WINDOW_UPDATE lifts the window over 2**31-1"
-                )
-            self._continue_partial()
+            self._out.open_window(increment)
             return
         self._check_opened(stream_id, "WINDOW_UPDATE")
-        partial = self._partial.get(stream_id)
-        if increment == 0 or (partial is not None and partial.window + increment > MAX_WINDOW):
-            if stream_id in self._streams:
-                code = ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR
-                self._reset(stream_id, Reason.STREAM_RESET, code)
-        elif partial is not None:
-            partial.window += increment
-            self._continue_partial()
+        error = self._out.open_stream_window(stream_id, increment)
+        if error and stream_id in self._streams:
+            self._reset(stream_id, Reason.STREAM_RESET, error)
 
     def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
         """Deprecated, and of no meaning to a client (section 5.3.2)."""
@@ -656,7 +557,7 @@ class Core:
 
     def _reset(self, stream_id: int, reason: str, code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> None:
         """A stream error of the peer: the rest of the connection is sound (section 5.4.2)."""
-        self._control(rst_stream(stream_id, code))
+        self._out.put_provoked(rst_stream(stream_id, code))
         self._end(stream_id, Code.UNKNOWN, reason)
 
     def _end(self, stream_id: int, code: Code, reason: str | None = None) -> None:
@@ -666,7 +567,7 @@ class Core:
         if reason is not None:
             chunk.burst.reasons[index] = reason
             self._failed += 1
-            self._partial.pop(stream_id, None)
+            self._out.forget_body(stream_id)
         self._answering.pop(stream_id, None)
         chunk.left -= 1
         if not chunk.left:
@@ -679,10 +580,7 @@ class Core:
     def _after_answers(self, answered: int) -> None:
         self.answered += answered
         self._alone = False
-        # A peer may answer before it has read all of the request. The rest is not wanted, but the stream has to be closed.
-        for stream_id in [waiting for waiting in self._partial if waiting not in self._streams]:
-            del self._partial[stream_id]
-            self._out.append(rst_stream(stream_id, ErrorCode.CANCEL))
+        self._out.cancel_bodies(self._streams)
 
 
 def _unpadded(payload: bytes, flags: int, what: str) -> bytes:

@@ -2,7 +2,8 @@
 
 A peer that obeys our SETTINGS_HEADER_TABLE_SIZE = 0 opens its next block with a table size update to 0; from then on
 every block stands alone, and the first octet of an answer is its status. Until that update has been seen, or for ever
-if the peer ignores the setting or was not asked, every block has to pass through the stateful decoder in its order.
+if the peer ignores the setting or was not asked, every block that touches the table has to pass through the stateful decoder
+in its order.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ MAX_HEADER_LIST_SIZE = 65_536
 _REMEMBERED_BLOCKS = 64
 
 Fields = Sequence[tuple[bytes, bytes]]
+
+STATUS_200_FIELDS: Fields = ((b":status", b"200"),)
+_STATIC_COUNT = 61
 
 
 class ResponseDecoder:
@@ -73,6 +77,39 @@ class ResponseDecoder:
         else:
             self._remembered.clear()
         return fields
+
+
+def stands_alone(block: bytes) -> bool:
+    """Whether a block neither reads nor changes the dynamic table: only static references and unindexed literals.
+
+    Such a block may be skipped in any state. False is always safe, and is the answer for what is rare or damaged.
+    """
+    offset, size = 0, len(block)
+    try:
+        while offset < size:
+            octet = block[offset]
+            offset += 1
+            if octet & 0x80:
+                if not 0 < octet & 0x7F <= _STATIC_COUNT:
+                    return False
+                continue
+            if octet & 0x60:  # inserts, or resizes the table
+                return False
+            index = octet & 0x0F
+            if index == 0x0F:
+                index += block[offset]
+                offset += 1
+                if index > _STATIC_COUNT:
+                    return False
+            strings = 1 if index else 2
+            for _ in range(strings):
+                length = block[offset] & 0x7F
+                if length == 0x7F:
+                    return False
+                offset += 1 + length
+    except IndexError:
+        return False
+    return offset == size
 
 
 def status_of(fields: Fields) -> int | None:
