@@ -1,0 +1,64 @@
+"""One HTTP/2 connection: reads for the engine, and writes its answers when they fall due."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+from gevent.event import Event
+
+from pushq.mock.channel import Channel
+from pushq.mock.endpoint import Endpoint
+from pushq.mock.engine import TICK_S, Engine
+
+
+def serve_http2(channel: Channel, engine: Engine, endpoint: Endpoint) -> None:
+    """Returns when the connection is over; what the engine said last has been written then."""
+    work = Event()
+    both = [
+        gevent.spawn(_read, channel, engine, endpoint, work),
+        gevent.spawn(_write_when_due, channel, engine, work),
+    ]
+    try:
+        gevent.wait(both, count=1)
+        channel.flush()
+    finally:
+        gevent.killall(both)
+    if engine.ended == "cut":
+        channel.cut()
+
+
+def _read(channel: Channel, engine: Engine, endpoint: Endpoint, work: Event) -> None:
+    try:
+        channel.send(engine.opening())
+        while engine.ended is None:
+            data = channel.receive()
+            if not data:
+                return
+            tick = time.monotonic()
+            out = engine.receive(data, tick, time.time())
+            if not endpoint.latency.seconds:
+                out += engine.release(tick + TICK_S)
+            if out:
+                channel.send(out)
+            if engine.pending:
+                work.set()
+            # gevent's recv returns without switching while there is something to read: leave the others their turn.
+            gevent.sleep(0)
+    except OSError:
+        # The client is gone, or does not read.
+        return
+
+
+def _write_when_due(channel: Channel, engine: Engine, work: Event) -> None:
+    try:
+        while engine.ended is None:
+            if not engine.pending:
+                work.clear()
+                work.wait()
+            gevent.sleep(TICK_S)
+            out = engine.release(time.monotonic())
+            if out:
+                channel.send(out)
+    except OSError:
+        return

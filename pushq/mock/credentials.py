@@ -1,0 +1,177 @@
+"""Everything a client needs to trust the mock and be trusted by it, as files in one folder.
+
+Keys are kept when they exist, so that a mock restarted in the same folder is the same provider to its clients.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import json
+import os
+import secrets
+import string
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+CERTIFICATE_LIFE = dt.timedelta(days=365)
+PROJECT_ID = "pushq-demo"
+CLIENT_EMAIL = f"pushq@{PROJECT_ID}.iam.gserviceaccount.com"
+APPLE_ID_LENGTH = 10
+
+_PEM = serialization.Encoding.PEM
+_PKCS8 = serialization.PrivateFormat.PKCS8
+_CLEAR = serialization.NoEncryption()
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Paths are absolute. ``service_account_file`` is written by ``write_service_account``, once the OAuth port is known."""
+
+    folder: Path
+    ca_file: Path
+    certificate_file: Path
+    certificate_key_file: Path
+    team_id: str
+    key_id: str
+    apns_key_file: Path
+    apns_public_key: ec.EllipticCurvePublicKey
+    service_account_file: Path
+    service_account_key: rsa.RSAPrivateKey
+
+    def write_service_account(self, token_uri: str) -> None:
+        pem = self.service_account_key.private_bytes(_PEM, _PKCS8, _CLEAR).decode()
+        account = {
+            "type": "service_account",
+            "project_id": PROJECT_ID,
+            "private_key_id": "mock",
+            "private_key": pem,
+            "client_email": CLIENT_EMAIL,
+            "client_id": "100000000000000000001",
+            "auth_uri": token_uri,
+            "token_uri": token_uri,
+        }
+        write_private(self.service_account_file, json.dumps(account, indent=2).encode())
+
+
+def make_credentials(folder: Path) -> Credentials:
+    """Load what the folder holds, make what is missing. Raises ``OSError`` when the folder cannot be written."""
+    folder = folder.resolve()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ca_file, certificate_file, certificate_key_file = (
+        folder / "ca.pem",
+        folder / "server.pem",
+        folder / "server-key.pem",
+    )
+    if not (ca_file.exists() and certificate_file.exists() and certificate_key_file.exists()):
+        _make_certificates(ca_file, certificate_file, certificate_key_file)
+    team_id, apns_key_file = _apns_key(folder)
+    apns_key = serialization.load_pem_private_key(apns_key_file.read_bytes(), None)
+    assert isinstance(apns_key, ec.EllipticCurvePrivateKey)
+    service_account_file = folder / "service-account.json"
+    return Credentials(
+        folder=folder,
+        ca_file=ca_file,
+        certificate_file=certificate_file,
+        certificate_key_file=certificate_key_file,
+        team_id=team_id,
+        key_id=apns_key_file.stem.removeprefix("AuthKey_"),
+        apns_key_file=apns_key_file,
+        apns_public_key=apns_key.public_key(),
+        service_account_file=service_account_file,
+        service_account_key=_service_account_key(service_account_file),
+    )
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Appears complete or not at all, readable by its owner only."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    draft.replace(path)
+
+
+def _apns_key(folder: Path) -> tuple[str, Path]:
+    team_file = folder / "team-id"
+    for key_file in sorted(folder.glob("AuthKey_*.p8")):
+        if team_file.exists():
+            return team_file.read_text().strip(), key_file
+    team_id, key_id = _apple_id(), _apple_id()
+    key_file = folder / f"AuthKey_{key_id}.p8"
+    write_private(team_file, team_id.encode())
+    write_private(key_file, ec.generate_private_key(ec.SECP256R1()).private_bytes(_PEM, _PKCS8, _CLEAR))
+    return team_id, key_file
+
+
+def _apple_id() -> str:
+    alphabet = string.ascii_uppercase + string.digits
+    return "".join(secrets.choice(alphabet) for _ in range(APPLE_ID_LENGTH))
+
+
+def _service_account_key(path: Path) -> rsa.RSAPrivateKey:
+    if path.exists():
+        pem = json.loads(path.read_text(encoding="utf-8"))["private_key"].encode()
+        key = serialization.load_pem_private_key(pem, None)
+        assert isinstance(key, rsa.RSAPrivateKey)
+        return key
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def _make_certificates(ca_file: Path, certificate_file: Path, key_file: Path) -> None:
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pushq mock CA")])
+    ca = (
+        _certificate(ca_name, ca_name, ca_key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    loopback = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
+    names = [x509.DNSName("localhost"), *(x509.IPAddress(address) for address in loopback)]
+    certificate = (
+        _certificate(name, ca_name, key.public_key())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+        )
+        .sign(ca_key, hashes.SHA256())
+    )
+    write_private(ca_file, ca.public_bytes(_PEM))
+    write_private(key_file, key.private_bytes(_PEM, _PKCS8, _CLEAR))
+    write_private(certificate_file, certificate.public_bytes(_PEM))
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC)
+    return x509.CertificateBuilder(
+        issuer, subject, key, x509.random_serial_number(), now - dt.timedelta(hours=1), now + CERTIFICATE_LIFE
+    )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,270 @@
+"""What FCM HTTP v1 accepts and what it says, as pure rules.
+
+https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages/send
+https://firebase.google.com/docs/cloud-messaging/send/v1-api
+
+Order: access token, project, JSON, schema, size, then the recipient.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from pushq.mock.exchange import Answer, AnswerSpec, Headers, Request, Session, StreamRule
+from pushq.mock.fcm_errors import MESSAGES, SHAPES, error_body, error_code, violation
+
+SEND_PATH = re.compile(r"/v1/projects/([^/]+)/messages:send")
+TOKEN = re.compile(rb"[A-Za-z0-9_:-]{20,}")
+TTL = re.compile(r"\d+(?:\.\d{1,9})?s")
+MAX_TTL_S = 28 * 86_400
+MAX_PAYLOAD_BYTES = 4096
+TARGETS = ("token", "topic", "condition", "fid")
+# Field -> JSON type of its value. A field that is not here is unknown to the API.
+MESSAGE_FIELDS: Mapping[str, type] = {
+    "name": str,
+    "token": str,
+    "topic": str,
+    "condition": str,
+    "fid": str,
+    "data": dict,
+    "notification": dict,
+    "android": dict,
+    "apns": dict,
+    "webpush": dict,
+    "fcm_options": dict,
+    "fcmOptions": dict,
+}
+TYPE_NAMES: Mapping[type, str] = {str: "TYPE_STRING", dict: "TYPE_MESSAGE"}
+RESERVED_KEYS = frozenset({"from", "message_type"})
+RESERVED_PREFIXES = ("google.", "gcm.notification.")
+ANDROID_PRIORITIES = frozenset({"HIGH", "NORMAL", "high", "normal"})
+JSON_TYPE: Headers = (("content-type", "application/json; charset=UTF-8"),)
+HTML_TYPE: Headers = (("content-type", "text/html; charset=UTF-8"),)
+
+
+class _Objection(Exception):
+    """What is wrong with a message; raised inside this module only, so that checks read from top to bottom."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.reason)
+        self.answer = answer
+
+
+def well_formed(token: bytes) -> bool:
+    return TOKEN.fullmatch(token) is not None
+
+
+class FcmRules:
+    """One Firebase project.
+
+    Args:
+        issued: tells whether an access token (text after ``Bearer``) is good at a time, and until when (UNIX seconds);
+            None when it is not.
+        dead_prefix: tokens that start with it are answered 404 UNREGISTERED.
+        streams: MAX_CONCURRENT_STREAMS of a connection.
+    """
+
+    platform = "fcm"
+
+    def __init__(
+        self,
+        project_id: str,
+        issued: Callable[[str, float], float | None],
+        dead_prefix: bytes,
+        streams: int,
+        expire: Callable[[float], None],
+    ) -> None:
+        self.project_id = project_id
+        self.dead_prefix = dead_prefix
+        self.streams = StreamRule(streams, streams, 1, b"exceeded_max_concurrent_streams")
+        self._issued = issued
+        self._expire = expire
+
+    def open_session(self) -> Session:
+        return Session()
+
+    def admit(self, request: Request, session: Session, now: float) -> Answer | None:
+        path = SEND_PATH.fullmatch(request.path)
+        if path is None or request.method != "POST":
+            return Answer(404, HTML_TYPE, b"<!DOCTYPE html>\n<title>Error 404 (Not Found)!!1</title>\n")
+        scheme, _, text = (request.value("authorization") or "").partition(" ")
+        good_until = self._issued(text, now) if scheme.lower() == "bearer" else None
+        if good_until is None:
+            message = (
+                "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or "
+                "other valid authentication credential."
+            )
+            challenge: Headers = (("www-authenticate", 'Bearer realm="https://accounts.google.com/"'),)
+            return Answer(401, (*JSON_TYPE, *challenge), error_body(401, message), "UNAUTHENTICATED")
+        session.credential_accepted = True
+        session.good_until = good_until
+        if path[1] != self.project_id:
+            message = f"Permission 'cloudmessaging.messages.create' denied on resource '//{path[1]}'."
+            return Answer(403, JSON_TYPE, error_body(403, message), "PERMISSION_DENIED")
+        return None
+
+    def target(self, request: Request) -> bytes:
+        try:
+            kind, value = _target(_message(_document(request)))
+        except _Objection:
+            return b""
+        return value.encode("utf-8", "replace") if kind == "token" else f"{kind}:{value}".encode()
+
+    def consider(self, request: Request, now: float) -> Answer:
+        try:
+            document = _document(request)
+            message = _message(document)
+            _check(message)
+            kind, value = _target(message)
+        except _Objection as objection:
+            return objection.answer
+        token = value.encode("utf-8", "replace")
+        if kind == "token" and not well_formed(token):
+            return _shape("b")
+        if kind in {"token", "fid"} and token.startswith(self.dead_prefix):
+            return _shape("f")
+        only_checked = document.get("validate_only", document.get("validateOnly")) is True
+        number = "fake_message_id" if only_checked else f"0:{secrets.token_hex(8)}%{secrets.token_hex(8)}"
+        body = b'{\n  "name": "projects/%b/messages/%b"\n}\n' % (self.project_id.encode(), number.encode())
+        return Answer(200, JSON_TYPE, body, rings=not only_checked)
+
+    def word(self, spec: AnswerSpec, request: Request, now: float) -> Answer:
+        if spec.shape is not None:
+            plain = _shape(spec.shape)
+        elif spec.status == 200:
+            plain = self.consider(request, now)
+        else:
+            details = () if spec.reason is None else (error_code(spec.reason),)
+            message = MESSAGES.get(spec.reason or "", "An error occurred.")
+            plain = Answer(spec.status, JSON_TYPE, error_body(spec.status, message, *details), spec.reason)
+        body = plain.body if spec.body is None else spec.body
+        return Answer(
+            plain.status,
+            (*plain.headers, *spec.extra_headers()),
+            body,
+            plain.reason or spec.reason,
+            plain.rings,
+        )
+
+    def expire_credentials(self, now: float) -> None:
+        self._expire(now)
+
+
+def _shape(letter: str) -> Answer:
+    status, reason, body = SHAPES[letter]
+    return Answer(status, HTML_TYPE if letter == "k" else JSON_TYPE, body, reason)
+
+
+def _bad_field(field: str, description: str, *, known_code: bool = False) -> _Objection:
+    details = [violation(field, description)]
+    if known_code:
+        details.append(error_code("INVALID_ARGUMENT"))
+    reason = "INVALID_ARGUMENT" if known_code else "BadRequest"
+    return _Objection(Answer(400, JSON_TYPE, error_body(400, description, *details), reason))
+
+
+def _document(request: Request) -> dict[str, Any]:
+    try:
+        document = orjson.loads(request.body)
+    except orjson.JSONDecodeError:
+        document = None
+    if not isinstance(document, dict):
+        text = "Invalid JSON payload received."
+        raise _Objection(Answer(400, JSON_TYPE, error_body(400, text), "INVALID_ARGUMENT"))
+    for field in document:
+        if field not in {"message", "validate_only", "validateOnly"}:
+            raise _unknown(field, "")
+    return document
+
+
+def _message(document: Mapping[str, Any]) -> dict[str, Any]:
+    message = document.get("message")
+    if not isinstance(message, dict):
+        raise _Objection(_shape("d"))
+    return message
+
+
+def _unknown(field: str, place: str) -> _Objection:
+    where = f" at '{place}'" if place else ""
+    description = f'Invalid JSON payload received. Unknown name "{field}"{where}: Cannot find field.'
+    return _bad_field(place, description)
+
+
+def _target(message: Mapping[str, Any]) -> tuple[str, str]:
+    """The one recipient as (kind, value)."""
+    given = [(kind, message[kind]) for kind in TARGETS if message.get(kind)]
+    if not given:
+        raise _Objection(_shape("d"))
+    if len(given) > 1:
+        description = f"Invalid value at 'message' (oneof), oneof field 'target' is already set. Cannot set '{given[1][0]}'"
+        raise _bad_field("message", description)
+    kind, value = given[0]
+    if not isinstance(value, str):
+        raise _bad_field(f"message.{kind}", f"Invalid value at 'message.{kind}' (TYPE_STRING), {value}")
+    return kind, value
+
+
+def _check(message: Mapping[str, Any]) -> None:
+    for field, value in message.items():
+        if field not in MESSAGE_FIELDS:
+            raise _unknown(field, "message")
+        kind = MESSAGE_FIELDS[field]
+        if not isinstance(value, kind):
+            raise _bad_field(
+                f"message.{field}",
+                f"Invalid value at 'message.{field}' ({TYPE_NAMES[kind]}), {_shown(value)}",
+            )
+    data = message.get("data", {})
+    android = message.get("android", {})
+    _strings(data, "message.data")
+    if isinstance(android.get("data"), dict):
+        _strings(android["data"], "message.android.data")
+    for key in data:
+        if key in RESERVED_KEYS or key.startswith(RESERVED_PREFIXES):
+            raise _bad_field("message.data", f"Invalid data payload key: {key}", known_code=True)
+    _check_android(android)
+    notification = message.get("notification", {})
+    for key, value in notification.items():
+        if key not in {"title", "body", "image"}:
+            raise _unknown(key, "message.notification")
+        if not isinstance(value, str):
+            place = f"message.notification.{key}"
+            raise _bad_field(place, f"Invalid value at '{place}' (TYPE_STRING), {_shown(value)}")
+    size = sum(
+        len(key.encode()) + len(value.encode())
+        for part in (data, notification)
+        for key, value in part.items()
+    )
+    if size > MAX_PAYLOAD_BYTES:
+        raise _Objection(_shape("e"))
+
+
+def _check_android(android: Mapping[str, Any]) -> None:
+    ttl = android.get("ttl")
+    if ttl is not None and (not isinstance(ttl, str) or not TTL.fullmatch(ttl)):
+        description = f"Invalid value at 'message.android.ttl' (type.googleapis.com/google.protobuf.Duration), {_shown(ttl)}"
+        raise _bad_field("message.android.ttl", description)
+    if ttl is not None and float(ttl[:-1]) > MAX_TTL_S:
+        raise _bad_field("message.android.ttl", "TTL must be between 0 and 2419200 seconds", known_code=True)
+    priority = android.get("priority")
+    if priority is not None and priority not in ANDROID_PRIORITIES:
+        description = (
+            f"Invalid value at 'message.android.priority' (AndroidMessagePriority), {_shown(priority)}"
+        )
+        raise _bad_field("message.android.priority", description)
+
+
+def _strings(data: Mapping[str, Any], place: str) -> None:
+    for position, value in enumerate(data.values()):
+        if not isinstance(value, str):
+            field = f"{place}[{position}].value"
+            raise _bad_field(field, f"Invalid value at '{field}' (TYPE_STRING), {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    return orjson.dumps(value).decode()

@@ -1,0 +1,272 @@
+"""The mock as one process: APNs (production and sandbox), FCM, OAuth and the control API on loopback.
+
+Everything goes through gevent's own sockets, so nothing needs to be monkey-patched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import signal
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.pool
+import gevent.socket
+from gevent.server import StreamServer
+
+from pushq.errors import SettingsError
+from pushq.mock.apns import ApnsRules
+from pushq.mock.channel import Channel, PlainChannel, TlsChannel
+from pushq.mock.connection import serve_http2
+from pushq.mock.control import Control
+from pushq.mock.credentials import CLIENT_EMAIL, PROJECT_ID, Credentials, make_credentials, write_private
+from pushq.mock.endpoint import Endpoint, Latency
+from pushq.mock.engine import Engine
+from pushq.mock.exchange import Rules
+from pushq.mock.fast import FastEngine
+from pushq.mock.faults import FaultTable, load_faults
+from pushq.mock.fcm import FcmRules
+from pushq.mock.http1 import MAX_CONTROL_BODY_BYTES, endpoint_handler, serve_http1
+from pushq.mock.lanes import ApnsLane, FcmLane, Lane
+from pushq.mock.oauth import OAuthRules
+from pushq.mock.provider_token import ProviderTokenVerifier
+from pushq.mock.settings import MockSettings
+from pushq.mock.strict import StrictEngine
+from pushq.mock.tally import Tally
+
+log = logging.getLogger("pushq.mock")
+
+RECENT_REQUESTS = 1000
+MAX_CONNECTIONS = 2000
+BACKLOG = 512
+PARENT_POLL_S = 0.25
+HTTP2_ONLY = ["h2"]
+HTTP2_OR_1 = ["h2", "http/1.1"]
+HTTP1_ONLY = ["http/1.1"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """``server`` listens; ``url`` is where clients reach it."""
+
+    server: StreamServer
+    url: str
+
+
+class MockServer:
+    """Listens from the constructor on; serves until ``close``.
+
+    Raises:
+        SettingsError: a port is taken, or the folder cannot be written.
+        InvalidRequest: the fault file is wrong.
+    """
+
+    def __init__(self, settings: MockSettings) -> None:
+        self._settings = settings
+        self._connections = gevent.pool.Pool(MAX_CONNECTIONS)
+        try:
+            self._credentials = make_credentials(settings.folder)
+            faults = FaultTable(
+                load_faults(settings.faults_file) if settings.faults_file else (), settings.seed
+            )
+        except OSError as error:
+            raise SettingsError(f"mock: {error.filename} cannot be used: {error.strerror}") from error
+        tallies = {platform: Tally() for platform in ("apns", "fcm", "oauth")}
+        oauth_rules = OAuthRules(
+            CLIENT_EMAIL, self._credentials.service_account_key.public_key(), settings.oauth_lifetime_s
+        )
+        fcm_rules = FcmRules(
+            PROJECT_ID,
+            oauth_rules.good_until,
+            settings.dead_prefix.encode(),
+            settings.fcm_streams,
+            oauth_rules.expire_credentials,
+        )
+        production, sandbox = (self._apns_rules(environment) for environment in ("production", "sandbox"))
+
+        def endpoint(rules: Rules, *, delayed: bool = True) -> Endpoint:
+            latency = (
+                Latency(settings.latency_ms / 1000, settings.latency_spread_ms / 1000)
+                if delayed
+                else Latency()
+            )
+            recent = deque[Any](maxlen=RECENT_REQUESTS) if settings.engine == "strict" else None
+            return Endpoint(rules, tallies[rules.platform], faults, latency, recent)
+
+        apns_endpoints = [endpoint(production), endpoint(sandbox)]
+        fcm_endpoint, oauth_endpoint = endpoint(fcm_rules), endpoint(oauth_rules, delayed=False)
+        by_platform = {"apns": apns_endpoints, "fcm": [fcm_endpoint], "oauth": [oauth_endpoint]}
+        control = Control(settings.engine, by_platform, tallies, faults)
+
+        self._apns = self._listen(
+            settings.apns_port, self._http2(apns_endpoints[0], lambda: ApnsLane(production)), HTTP2_ONLY
+        )
+        self._sandbox = self._listen(
+            settings.sandbox_port, self._http2(apns_endpoints[1], lambda: ApnsLane(sandbox)), HTTP2_ONLY
+        )
+        self._fcm = self._listen(
+            settings.fcm_port, self._http2(fcm_endpoint, lambda: FcmLane(fcm_rules)), HTTP2_OR_1
+        )
+        self._oauth = self._listen(settings.oauth_port, _http1(oauth_endpoint), HTTP1_ONLY)
+        self._control = self._listen(
+            settings.control_port,
+            lambda channel: serve_http1(channel, control.handle, MAX_CONTROL_BODY_BYTES),
+            None,
+        )
+        oauth_rules.audience = f"{self._oauth.url}/token"
+        self._credentials.write_service_account(oauth_rules.audience)
+
+    def ready(self) -> dict[str, Any]:
+        """What ``ready.json`` holds."""
+        credentials = self._credentials
+        return {
+            "pid": os.getpid(),
+            "engine": self._settings.engine,
+            "folder": str(credentials.folder),
+            "config_file": str(credentials.folder / "pushq.toml"),
+            "control_url": self._control.url,
+            "ca_file": str(credentials.ca_file),
+            "apns": {
+                "url": self._apns.url,
+                "sandbox_url": self._sandbox.url,
+                "team_id": credentials.team_id,
+                "key_id": credentials.key_id,
+                "key_file": str(credentials.apns_key_file),
+                "topic": self._settings.topic,
+            },
+            "fcm": {
+                "url": self._fcm.url,
+                "project_id": PROJECT_ID,
+                "service_account_file": str(credentials.service_account_file),
+            },
+            "oauth_url": f"{self._oauth.url}/token",
+        }
+
+    def announce(self) -> None:
+        """Write ``pushq.toml``, then ``ready.json``: who sees the latter finds everything in place."""
+        ready = self.ready()
+        folder = self._credentials.folder
+        write_private(folder / "pushq.toml", configuration(ready, self._settings.app).encode())
+        write_private(folder / "ready.json", json.dumps(ready, indent=2).encode())
+
+    def close(self) -> None:
+        (self._credentials.folder / "ready.json").unlink(missing_ok=True)
+        for listener in (self._apns, self._sandbox, self._fcm, self._oauth, self._control):
+            listener.server.stop(timeout=1)
+        self._connections.kill(timeout=2)
+
+    def _apns_rules(self, environment: str) -> ApnsRules:
+        credentials, settings = self._credentials, self._settings
+        verifier = ProviderTokenVerifier(credentials.team_id, credentials.key_id, credentials.apns_public_key)
+        return ApnsRules(
+            environment, verifier, (settings.topic,), settings.dead_prefix.encode(), settings.apns_streams
+        )
+
+    def _http2(self, endpoint: Endpoint, make_lane: Callable[[], Lane]) -> Callable[[Channel], None]:
+        chance = random.Random(self._settings.seed).random
+
+        def serve(channel: Channel) -> None:
+            with endpoint.tally.connection():
+                if channel.protocol == "http/1.1":
+                    serve_http1(channel, endpoint_handler(endpoint))
+                elif channel.protocol == "h2":
+                    engine: Engine
+                    if self._settings.engine == "strict":
+                        engine = StrictEngine(endpoint, chance)
+                    else:
+                        engine = FastEngine(endpoint, make_lane(), chance)
+                    serve_http2(channel, engine, endpoint)
+
+        return serve
+
+    def _listen(self, port: int, serve: Callable[[Channel], None], protocols: list[str] | None) -> _Listener:
+        context = None if protocols is None else server_context(self._credentials, protocols)
+
+        def accept(raw: Any, _: object) -> None:
+            with _quiet_end():
+                channel = PlainChannel(raw) if context is None else TlsChannel(raw, context)
+                try:
+                    serve(channel)
+                finally:
+                    channel.close()
+
+        try:
+            server = StreamServer(("127.0.0.1", port), accept, spawn=self._connections, backlog=BACKLOG)
+            server.start()
+        except OSError as error:
+            raise SettingsError(f"mock: port {port} on 127.0.0.1 cannot be used: {error.strerror}") from error
+        scheme, host = ("http", "127.0.0.1") if context is None else ("https", "localhost")
+        return _Listener(server, f"{scheme}://{host}:{server.server_port}")
+
+
+def server_context(credentials: Credentials, protocols: list[str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(credentials.certificate_file, credentials.certificate_key_file)
+    context.set_alpn_protocols(protocols)
+    return context
+
+
+def configuration(ready: dict[str, Any], app: str) -> str:
+    """A ``pushq.toml`` for pushq that points at this mock."""
+
+    def line(name: str, value: str) -> str:
+        # JSON's escapes are a subset of those of a TOML basic string.
+        return f"{name} = {json.dumps(value)}\n"
+
+    apns, fcm = ready["apns"], ready["fcm"]
+    return (
+        f"[apps.{app}.apns]\n"
+        + "".join(
+            line(name, apns[name])
+            for name in ("team_id", "key_id", "key_file", "topic", "url", "sandbox_url")
+        )
+        + line("ca_file", ready["ca_file"])
+        + f"\n[apps.{app}.fcm]\n"
+        + "".join(line(name, fcm[name]) for name in ("project_id", "service_account_file", "url"))
+        + line("ca_file", ready["ca_file"])
+    )
+
+
+def run(settings: MockSettings, announce: Callable[[dict[str, Any]], None]) -> None:
+    """Serve until SIGTERM, SIGINT or, with ``parent_pid``, the end of that process. ``announce`` gets what is ready."""
+    stop = gevent.event.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, stop.set)
+    server = MockServer(settings)
+    try:
+        server.announce()
+        announce(server.ready())
+        log.info("mock_ready", extra={"engine": settings.engine, "folder": str(settings.folder)})
+        while not stop.wait(PARENT_POLL_S if settings.parent_pid is not None else None):
+            # Also where the kernel could signal a parent's death, that signal comes with the end of the parent's *thread*.
+            if settings.parent_pid is not None and os.getppid() != settings.parent_pid:
+                break
+    finally:
+        server.close()
+
+
+def _http1(endpoint: Endpoint) -> Callable[[Channel], None]:
+    def serve(channel: Channel) -> None:
+        with endpoint.tally.connection():
+            serve_http1(channel, endpoint_handler(endpoint))
+
+    return serve
+
+
+@contextlib.contextmanager
+def _quiet_end() -> Iterator[None]:
+    """A client that leaves is no error of ours."""
+    try:
+        yield
+    except OSError as error:
+        log.info("mock_connection_ended", extra={"error": type(error).__name__})

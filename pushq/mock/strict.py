@@ -1,0 +1,239 @@
+"""The engine for tests: ``h2`` is the referee of the protocol, and every request goes through the rules.
+
+h2 closes its state machine when it sends GOAWAY and would drop answers that are still due, so GOAWAY frames that leave the
+connection open are written beside it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+import h2.settings
+
+from pushq.mock import frames
+from pushq.mock.endpoint import Endpoint
+from pushq.mock.engine import End
+from pushq.mock.exchange import MAX_BODY_BYTES, Answer, Cut, GoAway, Limit, Request, Reset, Verdict
+
+_CONFIG = h2.config.H2Configuration(client_side=False, header_encoding=None)
+
+
+@dataclass(slots=True, eq=False)
+class _Arriving:
+    headers: list[tuple[str, str]]
+    body: bytearray = field(default_factory=bytearray)
+    size: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Due:
+    """What one stream gets: an answer or a reset code."""
+
+    stream: int
+    answer: Answer | None
+    reset: int | None
+    rang: bytes | None
+
+
+class StrictEngine:
+    """One connection. ``chance`` draws uniformly from [0, 1), for the spread of the latency."""
+
+    def __init__(self, endpoint: Endpoint, chance: Callable[[], float]) -> None:
+        self.ended: End | None = None
+        self._endpoint = endpoint
+        self._chance = chance
+        self._session = endpoint.rules.open_session()
+        self._h2 = h2.connection.H2Connection(_CONFIG)
+        self._h2.local_settings = h2.settings.Settings(
+            client=False,
+            initial_values={
+                h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: endpoint.rules.streams.initial,
+                h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 8000,
+            },
+        )
+        self._arriving: dict[int, _Arriving] = {}
+        self._due: list[tuple[float, int, _Due]] = []
+        self._order = count()
+        self._grant_due: float | None = None
+        # Bodies that the client's windows do not let out yet.
+        self._bodies: dict[int, bytes] = {}
+        self._stalled: set[int] = set()
+        self._last_stream = 0
+        self._goaway_last: int | None = None
+        self._close_when_drained = False
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._due) or self._grant_due is not None
+
+    def opening(self) -> bytes:
+        self._h2.initiate_connection()
+        return self._h2.data_to_send()
+
+    def receive(self, data: bytes, tick: float, now: float) -> bytes:
+        try:
+            events = self._h2.receive_data(data)
+        except h2.exceptions.TooManyStreamsError:
+            self._h2.clear_outbound_data_buffer()
+            rule = self._endpoint.rules.streams
+            return self._violation(rule.violation_code, rule.violation_debug)
+        except h2.exceptions.ProtocolError as error:
+            self._h2.clear_outbound_data_buffer()
+            return self._violation(int(error.error_code), str(error).encode())
+        out: list[bytes] = []
+        for event in events:
+            out.append(self._take(event, tick, now))
+            if self.ended is not None:
+                break
+        self._write_bodies()
+        return self._h2.data_to_send() + b"".join(out)
+
+    def release(self, tick: float) -> bytes:
+        if self._grant_due is not None and self._grant_due <= tick:
+            self._grant_due = None
+            self._advertise(self._endpoint.rules.streams.granted)
+        while self._due and self._due[0][0] <= tick:
+            self._send(heapq.heappop(self._due)[2])
+        self._write_bodies()
+        self._end_if_drained()
+        return self._h2.data_to_send()
+
+    def _take(self, event: h2.events.Event, tick: float, now: float) -> bytes:
+        """Acts on one event; returns bytes that h2 does not know of."""
+        match event:
+            case h2.events.RequestReceived(stream_id=int(stream), headers=headers):
+                if self._goaway_last is None or stream <= self._goaway_last:
+                    self._last_stream = max(self._last_stream, stream)
+                    self._arriving[stream] = _Arriving(
+                        [
+                            (bytes(name).decode("latin-1"), bytes(value).decode("latin-1"))
+                            for name, value in headers or ()
+                        ]
+                    )
+            case h2.events.DataReceived(stream_id=int(stream), data=data, flow_controlled_length=int(length)):
+                arriving = self._arriving.get(stream)
+                if arriving is not None and data is not None:
+                    arriving.size += len(data)
+                    arriving.body += data[: MAX_BODY_BYTES - len(arriving.body)]
+                if length:
+                    self._h2.acknowledge_received_data(length, stream)
+            case h2.events.StreamEnded(stream_id=int(stream)):
+                arriving = self._arriving.pop(stream, None)
+                if arriving is not None:
+                    return self._decide(stream, arriving, tick, now)
+            case h2.events.StreamReset(stream_id=int(stream)):
+                self._forget(stream)
+            case h2.events.ConnectionTerminated():
+                # h2 is closed now and can send nothing more; the client wanted it so.
+                self.ended = "close"
+            case _:
+                pass
+        return b""
+
+    def _decide(self, stream: int, arrived: _Arriving, tick: float, now: float) -> bytes:
+        pseudo = {name: value for name, value in arrived.headers if name.startswith(":")}
+        headers = tuple((name, value) for name, value in arrived.headers if not name.startswith(":"))
+        request = Request(
+            pseudo.get(":method", ""), pseudo.get(":path", ""), headers, bytes(arrived.body), arrived.size
+        )
+        accepted_before = self._session.credential_accepted
+        verdict = self._endpoint.decide(request, self._session, now)
+        due = tick + self._endpoint.latency.draw(self._chance()) + verdict.delay_s
+        streams = self._endpoint.rules.streams
+        if self._session.credential_accepted and not accepted_before and streams.granted != streams.initial:
+            self._grant_due = due
+        return self._execute(stream, verdict, due)
+
+    def _execute(self, stream: int, verdict: Verdict, due: float) -> bytes:
+        effect = verdict.effect
+        if isinstance(effect, Limit):
+            self._advertise(effect.streams)
+        if verdict.answer is not None or isinstance(effect, Reset):
+            reset = effect.code if isinstance(effect, Reset) else None
+            heapq.heappush(
+                self._due, (due, next(self._order), _Due(stream, verdict.answer, reset, verdict.rang))
+            )
+        elif effect is None:
+            self._stalled.add(stream)
+        if isinstance(effect, Cut):
+            self.ended = "cut"
+            return (
+                frames.frame(frames.HEADERS, frames.END_HEADERS, stream, b"\x88" * 100)[:20]
+                if effect.mid_frame
+                else b""
+            )
+        return self._say_goodbye(stream, effect) if isinstance(effect, GoAway) else b""
+
+    def _send(self, due: _Due) -> None:
+        try:
+            if due.reset is not None:
+                self._h2.reset_stream(due.stream, due.reset)
+            elif due.answer is not None:
+                answer = due.answer
+                headers = [(":status", str(answer.status)), *answer.headers]
+                self._h2.send_headers(due.stream, headers, end_stream=not answer.body)
+                if answer.body:
+                    self._bodies[due.stream] = answer.body
+        except h2.exceptions.StreamClosedError:
+            # The client reset it in the meantime.
+            self._bodies.pop(due.stream, None)
+
+    def _write_bodies(self) -> None:
+        for stream, body in list(self._bodies.items()):
+            rest = body
+            while rest:
+                room = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
+                if room <= 0:
+                    break
+                piece, rest = rest[:room], rest[room:]
+                self._h2.send_data(stream, piece, end_stream=not rest)
+            if rest:
+                self._bodies[stream] = rest
+            else:
+                del self._bodies[stream]
+
+    def _advertise(self, streams: int) -> None:
+        self._h2.update_settings({h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: streams})
+
+    def _violation(self, code: int, debug: bytes) -> bytes:
+        self._endpoint.tally.violations[debug.decode("latin-1")] += 1
+        self.ended = "close"
+        return frames.goaway(self._last_stream, code, debug)
+
+    def _say_goodbye(self, stream: int, effect: GoAway) -> bytes:
+        last = min(max(stream + 2 * effect.last_stream_offset, 0), frames.MAX_WINDOW)
+        self._goaway_last = last if self._goaway_last is None else min(last, self._goaway_last)
+        for number in [number for number in self._arriving if number > last]:
+            del self._arriving[number]
+        # What is above the last stream was not processed: no answer, and no count.
+        for _, _, due in self._due:
+            if due.stream > last and due.rang is not None:
+                self._endpoint.tally.retract(due.rang)
+        self._due = [item for item in self._due if item[2].stream <= last]
+        heapq.heapify(self._due)
+        self._stalled = {number for number in self._stalled if number <= last}
+        if effect.close == "now":
+            self.ended = "close"
+        self._close_when_drained = effect.close == "drained"
+        self._end_if_drained()
+        return frames.goaway(last, effect.code, effect.debug)
+
+    def _end_if_drained(self) -> None:
+        open_streams = self._arriving or self._due or self._bodies or self._stalled
+        if self._close_when_drained and not open_streams and self.ended is None:
+            self.ended = "close"
+
+    def _forget(self, stream: int) -> None:
+        """The client reset a stream: no answer, but what was counted stays counted."""
+        self._arriving.pop(stream, None)
+        self._bodies.pop(stream, None)
+        self._stalled.discard(stream)
+        self._due = [item for item in self._due if item[2].stream != stream]
+        heapq.heapify(self._due)

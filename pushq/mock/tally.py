@@ -1,0 +1,81 @@
+"""Counts of what a provider was asked and what it accepted, per token and in total."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Tally:
+    """The counts of one platform.
+
+    An acceptance is counted when the answer 200 is decided, before it is written: from then on a phone rings, whether or not
+    the answer arrives.
+
+    ``accepted`` (token -> times) is a plain dictionary, written to directly by the fast engine; about 200 bytes a token.
+    """
+
+    def __init__(self) -> None:
+        self.accepted: dict[bytes, int] = {}
+        self.requests = 0
+        self.rung = 0
+        self.answers: Counter[str] = Counter()
+        self.unanswered: Counter[str] = Counter()
+        self.connections_opened = 0
+        self.connections_open = 0
+        self.violations: Counter[str] = Counter()
+
+    def ring(self, token: bytes) -> None:
+        self.accepted[token] = self.accepted.get(token, 0) + 1
+        self.rung += 1
+
+    def retract(self, token: bytes) -> None:
+        """A request that was counted is declared unprocessed by a GOAWAY."""
+        self.rung -= 1
+        self.answers["200"] -= 1
+        left = self.accepted[token] - 1
+        if left:
+            self.accepted[token] = left
+        else:
+            del self.accepted[token]
+
+    @contextmanager
+    def connection(self) -> Iterator[None]:
+        """Counts a connection as open while it is."""
+        self.connections_opened += 1
+        self.connections_open += 1
+        try:
+            yield
+        finally:
+            self.connections_open -= 1
+
+    def reset(self) -> None:
+        """Forget what was counted; open connections stay open."""
+        self.accepted.clear()
+        self.requests = self.rung = 0
+        self.connections_opened = self.connections_open
+        self.answers.clear()
+        self.unanswered.clear()
+        self.violations.clear()
+
+    def as_dict(self) -> dict[str, Any]:
+        distinct = len(self.accepted)
+        return {
+            "requests": self.requests,
+            "accepted": self.rung,
+            "distinct": distinct,
+            "duplicates": self.rung - distinct,
+            "answers": dict(sorted(self.answers.items())),
+            "unanswered": dict(sorted(self.unanswered.items())),
+            "violations": dict(sorted(self.violations.items())),
+            "connections": {"opened": self.connections_opened, "open": self.connections_open},
+        }
+
+    def lines(self, chunk: int = 5_000) -> Iterator[bytes]:
+        """``token count`` lines, joined by the thousand; the counts may move while they are read."""
+        tokens = list(self.accepted)
+        for start in range(0, len(tokens), chunk):
+            part = tokens[start : start + chunk]
+            yield b"".join(b"%b %d\n" % (token, self.accepted.get(token, 0)) for token in part)
