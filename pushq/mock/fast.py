@@ -399,7 +399,7 @@ class FastEngine:
         body = bytes(arrived.body)
         request = Request(group.method, path, headers, body, arrived.size)
         before = session.generation, session.credential_accepted
-        verdict = endpoint.decide(request, session, now)
+        verdict = endpoint.decide(request, session, self._now)
         if session.generation != before[0]:
             group.good.clear()
             self._refresh()
