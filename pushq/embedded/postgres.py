@@ -67,19 +67,31 @@ class PostgresServer(Server):
 
     def start(self, timeout: float = START_TIMEOUT_S) -> None:
         super().start(timeout)
-        self.ensure_database(USER)
+        if not self.has_database(USER):
+            self.create_database(USER)
 
-    def ensure_database(self, name: str, template: str | None = None) -> None:
-        """Make the database if there is none of this name, as a copy of ``template`` if one is given.
+    def has_database(self, name: str) -> bool:
+        with self._connect() as connection:
+            row = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone()
+        return row is not None
+
+    def create_database(self, name: str, template: str | None = None) -> None:
+        """Make a database, as a copy of ``template`` if one is given.
 
         Raises:
             psycopg.Error: PostgreSQL refuses, for example because somebody is connected to the template.
         """
+        copy = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
         with self._connect() as connection:
-            known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone()
-            if known is None:
-                copy = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
-                connection.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), copy))
+            connection.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), copy))
+
+    def rename_database(self, name: str, new_name: str) -> None:
+        """Rename a database that nobody is connected to."""
+        statement = sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
+            sql.Identifier(name), sql.Identifier(new_name)
+        )
+        with self._connect() as connection:
+            connection.execute(statement)
 
     def drop_database(self, name: str) -> None:
         """Drop the database, if there is one, and whoever is connected to it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import subprocess
 
 import redis
@@ -48,6 +49,14 @@ class RedisServer(Server):
         return redis.Redis.from_url(
             self.url(database), socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
         )
+
+    def lose_data(self) -> None:
+        """Remove what is on disk, while the server is down: the next start is empty."""
+        for path in (*self.folder.glob("appendonly*"), *self.folder.glob("*.rdb")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _prepare(self) -> None:
         # A file, because everybody can read the command line. set-proc-title off keeps that command line as it was started:

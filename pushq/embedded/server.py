@@ -14,7 +14,7 @@ from pushq.embedded.sandbox import Sandbox
 #: A start takes about a second; a machine that is busy with something else may take many times that.
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-_POLL_S = 0.02
+_POLL_S = 0.05
 #: Between choosing a free port and binding it, another process may take it.
 _PORT_ATTEMPTS = 3
 

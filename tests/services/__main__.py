@@ -1,0 +1,26 @@
+"""Print the Debian packages of the servers that the tests need and cannot find: nothing when all are there."""
+
+from __future__ import annotations
+
+import sys
+
+from pushq.embedded.errors import EmbeddedError
+from pushq.embedded.programs import find_postgres, find_redis
+from tests.services.rabbitmq import find_rabbitmq
+
+FINDERS = {"postgresql": find_postgres, "redis-server": find_redis, "rabbitmq-server": find_rabbitmq}
+
+
+def missing() -> list[str]:
+    """Names of the Debian packages to install."""
+    packages = []
+    for package, find in FINDERS.items():
+        try:
+            find()
+        except EmbeddedError:
+            packages.append(package)
+    return packages
+
+
+if __name__ == "__main__":
+    sys.stdout.write("".join(f"{package}\n" for package in missing()))
