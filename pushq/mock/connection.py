@@ -12,12 +12,17 @@ from pushq.mock.endpoint import Endpoint
 from pushq.mock.engine import TICK_S, Engine
 
 
+# A write costs as much as ten answers: with a long latency nobody misses a few milliseconds, and the lots become larger.
+MAX_PAUSE_S = 0.005
+PAUSES_PER_LATENCY = 16
+
+
 def serve_http2(channel: Channel, engine: Engine, endpoint: Endpoint) -> None:
     """Returns when the connection is over; what the engine said last has been written then."""
     work = Event()
     both = [
         gevent.spawn(_read, channel, engine, endpoint, work),
-        gevent.spawn(_write_when_due, channel, engine, work),
+        gevent.spawn(_write_when_due, channel, engine, endpoint, work),
     ]
     try:
         gevent.wait(both, count=1)
@@ -50,13 +55,13 @@ def _read(channel: Channel, engine: Engine, endpoint: Endpoint, work: Event) -> 
         return
 
 
-def _write_when_due(channel: Channel, engine: Engine, work: Event) -> None:
+def _write_when_due(channel: Channel, engine: Engine, endpoint: Endpoint, work: Event) -> None:
     try:
         while engine.ended is None:
             if not engine.pending:
                 work.clear()
                 work.wait()
-            gevent.sleep(TICK_S)
+            gevent.sleep(min(max(endpoint.latency.seconds / PAUSES_PER_LATENCY, TICK_S), MAX_PAUSE_S))
             out = engine.release(time.monotonic())
             if out:
                 channel.send(out)
