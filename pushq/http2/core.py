@@ -351,8 +351,8 @@ class Core:
                 if kind == _HEADERS:
                     if (
                         flags & _PLAIN_HEADERS_MASK == END_HEADERS
-                        and data[start] == STATUS_200
                         and offset > start
+                        and data[start] == STATUS_200
                         and stream_id not in answering
                     ):
                         if flags & END_STREAM:
