@@ -28,7 +28,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-import pushq
 from pushq.embedded.account import server_account
 from pushq.embedded.errors import EmbeddedError
 from pushq.embedded.processes import servers_in, started, stop_servers_in
@@ -284,7 +283,7 @@ def _locked(parent: Path) -> Iterator[None]:
 
 def _start_guardian(path: Path) -> subprocess.Popen[bytes]:
     # Its standard input is a pipe whose other end dies with us.
-    package_parent = str(Path(pushq.__file__).resolve().parent.parent)
+    package_parent = str(Path(__file__).resolve().parents[2])
     search = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", "pushq.embedded.guardian", str(path)],
