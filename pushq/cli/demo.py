@@ -1,0 +1,218 @@
+"""``pushq demo``, ``pushq up`` and ``pushq sample-devices``: pushq without a single server installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from pushq.cli.output import console, emit_json, json_option
+from pushq.errors import PushqError
+
+if TYPE_CHECKING:
+    from pushq.database import Database
+    from pushq.demo.stack import Stack
+    from pushq.ledger.sends import Progress
+
+APP = "shop"
+#: A demo that needs longer than this hangs.
+TIMEOUT_S = 900.0
+DEAD_LETTER_TIMEOUT_S = 60.0
+
+
+class DemoFailed(PushqError):
+    """The demo did not end as it must; the message says what differs."""
+
+
+@click.command(epilog="Example: pushq demo --devices 20000 --dead-ratio 0.05")
+@click.option("--devices", type=click.IntRange(1, 10_000_000), default=100_000, show_default=True)
+@click.option("--dead-ratio", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of dead tokens.")
+@click.option("--latency-ms", type=click.FloatRange(0, 60_000), default=80.0, show_default=True, help="Of the providers.")
+@click.option("--guarantee", type=click.Choice(["at_most_once", "at_least_once"]), default="at_most_once", show_default=True)
+@click.option("--broker-url", help="Another broker than the embedded Redis, such as amqp://user:password@localhost//.")
+@json_option
+def demo(
+    devices: int, dead_ratio: float, latency_ms: float, guarantee: str, broker_url: str | None, as_json: bool
+) -> None:
+    """Broadcast to generated devices through real workers, with everything embedded.
+
+    Starts PostgreSQL, Redis, mock providers and workers in a private folder, imports the devices, sends one broadcast, counts at
+    the mock what arrived, and removes everything again.
+    """
+    from pushq.database import Database  # noqa: PLC0415
+    from pushq.demo.stack import Stack  # noqa: PLC0415
+    from pushq.settings import ServiceUrl  # noqa: PLC0415
+
+    out = console(stderr=as_json)
+    with Stack(latency_ms=latency_ms, broker_url=broker_url, say=_say(out)) as stack:
+        os.environ.update(stack.environment)
+        database = Database(ServiceUrl(stack.environment["PUSHQ_DATABASE_URL"]), pool_size=2)
+        try:
+            report = _broadcast(stack, database, devices, dead_ratio, guarantee, out)
+        finally:
+            database.close()
+        _say(out)("stopping and removing everything")
+    problems = _problems(report)
+    if as_json:
+        emit_json(report)
+    else:
+        _print_report(out, report)
+    if problems:
+        raise DemoFailed("; ".join(problems))
+
+
+def _say(out: Console) -> Any:
+    def say(text: str) -> None:
+        out.print(f"[dim]·[/dim] {text}")
+
+    return say
+
+
+def _broadcast(
+    stack: Stack, database: Database, devices: int, dead_ratio: float, guarantee: str, out: Console
+) -> dict[str, Any]:
+    from pushq import send_broadcast  # noqa: PLC0415
+    from pushq.cli.progress import follow  # noqa: PLC0415
+    from pushq.demo.devices import generate, write_csv  # noqa: PLC0415
+
+    say = _say(out)
+    say(f"generating {devices:,} devices")
+    path = stack.folder / "devices.csv"
+    with path.open("w", encoding="utf-8") as file:
+        write_csv(file, generate(devices, dead_ratio), app=APP, now=datetime.now(UTC))
+    say("importing them: pushq tokens import devices.csv")
+    _pushq("tokens", "import", str(path), "--json")
+    say("warming the token cache: pushq cache warm")
+    _pushq("cache", "warm", "--json")
+    say("send_broadcast.delay(...)")
+    result = send_broadcast.delay(
+        notification={"title": "Sale", "body": "20% off until midnight", "data": {"campaign": "demo"}},
+        audience={"segments": ["all"]},
+        app=APP,
+        guarantee=guarantee,
+    )
+    send_id = uuid.UUID(result.id)
+    state = follow(database, send_id, out, timeout_s=TIMEOUT_S, alive=stack.check_alive)
+    if state is None or not state.finished:
+        where = f"{state.total('pending'):,} recipients pending, {state.error or state.state}" if state else "never begun"
+        raise DemoFailed(f"the broadcast was not finished after {TIMEOUT_S:g} s: {where}\n{stack.log_tail('core')}")
+    _await_dead_letters(database, send_id)
+    return _report(stack, database, state, devices, dead_ratio)
+
+
+def _pushq(*arguments: str) -> None:
+    """Run one of our own commands the way a user would; its picture goes to the same terminal."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pushq", *arguments], stdout=subprocess.PIPE, check=False, timeout=TIMEOUT_S, text=True
+    )
+    if done.returncode != 0:
+        raise DemoFailed(f"pushq {' '.join(arguments)} ended with code {done.returncode}")
+
+
+def _await_dead_letters(database: Database, send_id: uuid.UUID) -> None:
+    from pushq.ledger.sends import waiting_dead_letters  # noqa: PLC0415
+
+    deadline = time.monotonic() + DEAD_LETTER_TIMEOUT_S
+    while waiting_dead_letters(database, send_id):
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"dead letters were not processed within {DEAD_LETTER_TIMEOUT_S:g} s")
+        time.sleep(0.1)
+
+
+def _report(stack: Stack, database: Database, state: Progress, devices: int, dead_ratio: float) -> dict[str, Any]:
+    from pushq.demo.devices import generate  # noqa: PLC0415
+    from pushq.ledger.sends import reasons  # noqa: PLC0415
+
+    expected: dict[str, set[str]] = {"apns": set(), "fcm": set()}
+    for device in generate(devices, dead_ratio):
+        if not device.dead:
+            expected[device.platform].add(device.token)
+    counted = {platform: stack.mock.accepted(platform) for platform in expected}
+    return {
+        "send_id": str(state.id),
+        "devices": state.total("devices"),
+        "accepted": state.total("accepted"),
+        "dead": state.total("dead"),
+        "rejected": state.total("rejected"),
+        "exhausted": state.total("exhausted"),
+        "unknown": state.total("unknown"),
+        "pending": state.total("pending"),
+        "seconds": round(state.seconds, 3),
+        "per_second": round(state.total("devices") / state.seconds),
+        "provider_accepted": {platform: len(tokens) for platform, tokens in counted.items()},
+        "provider_duplicates": sum(sum(tokens.values()) - len(tokens) for tokens in counted.values()),
+        "provider_missing": sum(len(expected[p] - counted[p].keys()) for p in expected),
+        "tokens_deactivated": sum(row["tokens_deactivated"] for row in reasons(database, state.id)),
+    }
+
+
+def _problems(report: dict[str, Any]) -> list[str]:
+    problems = []
+    if report["accepted"] + report["dead"] != report["devices"]:
+        problems.append(f"accepted {report['accepted']} and dead {report['dead']} are not all {report['devices']} devices")
+    problems += [f"{name} is {report[name]}, not 0" for name in ("provider_duplicates", "provider_missing") if report[name]]
+    if report["tokens_deactivated"] != report["dead"]:
+        problems.append(f"{report['tokens_deactivated']} tokens deactivated, but {report['dead']} dead")
+    return problems
+
+
+def _print_report(out: Console, report: dict[str, Any]) -> None:
+    counted = report["provider_accepted"]
+    out.print(
+        f"\n[bold]{report['devices']:,} devices in {report['seconds']:.2f} s: {report['per_second']:,} notifications a second[/bold]"
+    )
+    out.print(f"  accepted {report['accepted']:,}   dead tokens {report['dead']:,}   pending {report['pending']:,}")
+    out.print(
+        f"  counted by the providers: APNs {counted['apns']:,}, FCM {counted['fcm']:,},"
+        f" twice {report['provider_duplicates']:,}, missing {report['provider_missing']:,}"
+    )
+    out.print(f"  tokens deactivated {report['tokens_deactivated']:,}")
+
+
+@click.command(epilog="Example: pushq up --env-file .pushq/env   (then, elsewhere: source .pushq/env)")
+@click.option(
+    "--env-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path(".pushq/env"),
+    show_default=True,
+    help="Where to write the settings for other shells.",
+)
+@click.option("--latency-ms", type=click.FloatRange(0, 60_000), default=80.0, show_default=True, help="Of the providers.")
+@click.option("--broker-url", help="Another broker than the embedded Redis.")
+def up(env_file: Path, latency_ms: float, broker_url: str | None) -> None:
+    """Run PostgreSQL, Redis, mock providers and workers until Ctrl-C; everything is removed then."""
+    from pushq.demo.stack import Stack  # noqa: PLC0415
+
+    out = console()
+    with Stack(latency_ms=latency_ms, broker_url=broker_url, settings={"PUSHQ_EVENTS": "true"}, say=_say(out)) as stack:
+        env_file.parent.mkdir(parents=True, exist_ok=True)
+        # Passwords of the private servers are in it.
+        with os.fdopen(os.open(env_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(stack.exports())
+        out.print(f"ready. In another shell: [bold]source {env_file}[/bold]   logs: {stack.folder}/*.log   stop: Ctrl-C")
+        try:
+            while True:
+                stack.check_alive()
+                time.sleep(0.5)
+        finally:
+            env_file.unlink(missing_ok=True)
+
+
+@click.command(name="sample-devices", epilog="Example: pushq sample-devices --count 1000 > devices.csv")
+@click.option("--count", type=click.IntRange(1, 100_000_000), default=1000, show_default=True)
+@click.option("--dead-ratio", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of dead tokens.")
+@click.option("--app", "app_name", default=APP, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def sample_devices(count: int, dead_ratio: float, app_name: str, seed: int) -> None:
+    """Write generated devices as CSV to standard output; a mock provider calls the dead ones dead."""
+    from pushq.demo.devices import generate, write_csv  # noqa: PLC0415
+
+    write_csv(sys.stdout, generate(count, dead_ratio, seed=seed), app=app_name, now=datetime.now(UTC))

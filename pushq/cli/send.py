@@ -1,0 +1,141 @@
+"""``pushq send``: a broadcast or a transactional send from a shell."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from typing import Any
+
+import click
+
+from pushq.cli.output import console, emit_json, json_option
+from pushq.errors import InvalidRequest
+from pushq.settings import load
+
+
+@click.command(
+    epilog="Example: pushq send --app shop --title Sale --body '20% off until midnight' --segment all --wait",
+)
+@click.option("--app", "app_name", help="Which app; may be left out when only one is configured.")
+@click.option("--title", help="What the phone shows first.")
+@click.option("--body", help="What the phone shows below it.")
+@click.option("--data", multiple=True, metavar="KEY=VALUE", help="For the app; may be repeated.")
+@click.option("--sound", help="Name of a sound, or 'default'.")
+@click.option("--badge", type=int, help="Number on the app's icon.")
+@click.option("--image", help="https address of a picture.")
+@click.option("--collapse-id", help="A later message with the same id replaces this one on the phone.")
+@click.option("--ttl", type=int, help="Seconds until the message is stale.")
+@click.option("--priority", type=click.Choice(["high", "normal"]), default="high", show_default=True)
+@click.option("--segment", "segments", multiple=True, help="Who gets it; 'all' is everybody. May be repeated.")
+@click.option("--exclude-segment", "excluded", multiple=True, help="Who does not.")
+@click.option("--user", "users", multiple=True, type=int, help="A user id, instead of segments: a transactional send.")
+@click.option("--platform", "platforms", multiple=True, help="Only these; default: all that the app has.")
+@click.option("--guarantee", type=click.Choice(["at_most_once", "at_least_once"]), help="Never twice, or never lost.")
+@click.option("--idempotency-key", help="The same key sends once, however often it is called.")
+@click.option("--send-at", help="Not before this time, such as 2030-01-31T18:00:00+01:00.")
+@click.option("--wait", is_flag=True, help="Show progress until the last outcome; exit code 1 when the send failed.")
+@click.option("--timeout", type=click.FloatRange(1, 86_400), default=3600, show_default=True, help="Seconds to --wait.")
+@json_option
+def send(
+    app_name: str | None,
+    title: str | None,
+    body: str | None,
+    data: tuple[str, ...],
+    sound: str | None,
+    badge: int | None,
+    image: str | None,
+    collapse_id: str | None,
+    ttl: int | None,
+    priority: str,
+    segments: tuple[str, ...],
+    excluded: tuple[str, ...],
+    users: tuple[int, ...],
+    platforms: tuple[str, ...],
+    guarantee: str | None,
+    idempotency_key: str | None,
+    send_at: str | None,
+    wait: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Send one notification to an audience."""
+    from pushq import send_broadcast, send_notification  # noqa: PLC0415
+
+    notification: dict[str, Any] = {
+        "title": title,
+        "body": body,
+        "data": dict(_pair(item) for item in data),
+        "sound": sound,
+        "badge": badge,
+        "image": image,
+        "collapse_id": collapse_id,
+        "priority": priority,
+    }
+    if ttl is not None:
+        notification["ttl"] = ttl
+    options: dict[str, Any] = {"app": app_name, "idempotency_key": idempotency_key, "send_at": send_at}
+    if guarantee is not None:
+        options["guarantee"] = guarantee
+    if users:
+        if segments or excluded:
+            raise InvalidRequest("--user", "users and segments together", "one of the two")
+        task = send_notification
+        arguments: dict[str, Any] = {"user_ids": list(users), "platforms": list(platforms) or None}
+    else:
+        task = send_broadcast
+        audience = {
+            "segments": list(segments),
+            "exclude_segments": list(excluded),
+            "platforms": list(platforms),
+        }
+        arguments = {"audience": {key: value for key, value in audience.items() if value}}
+    arguments |= {"notification": notification, **options}
+    # A shell user is told at once what the broadcast worker could only write into the ledger.
+    _check_here(task.checked((), arguments))
+    send_id = uuid.UUID(task.apply_async(kwargs=arguments).id)
+    if not wait:
+        if as_json:
+            emit_json({"send_id": str(send_id)})
+        else:
+            click.echo(f"accepted: {send_id}\nsee: pushq show {send_id}")
+        return
+    _follow(send_id, timeout, as_json)
+
+
+def _pair(item: str) -> tuple[str, str]:
+    key, separator, value = item.partition("=")
+    if not separator or not key:
+        raise InvalidRequest("--data", repr(item), "KEY=VALUE")
+    return key, value
+
+
+def _check_here(submission: Any) -> None:
+    from pushq.audience.sql import select_devices  # noqa: PLC0415
+    from pushq.cli.sends import database  # noqa: PLC0415
+    from pushq.ledger.sends import resolve_app, sendable_platforms  # noqa: PLC0415
+
+    settings = load()
+    app = resolve_app(submission.app, settings.need_apps())
+    sendable_platforms(submission, settings.apps[app], app)
+    with database() as opened, opened.begin() as connection:
+        select_devices(connection, app, submission.audience)
+
+
+def _follow(send_id: uuid.UUID, timeout: float, as_json: bool) -> None:
+    from pushq.cli.progress import follow  # noqa: PLC0415
+    from pushq.cli.sends import as_document, database  # noqa: PLC0415
+
+    with database() as opened:
+        state = follow(opened, send_id, console(stderr=as_json), timeout_s=timeout)
+    if state is None:
+        raise click.ClickException(
+            f"no worker has taken up send {send_id} within {timeout:g} s; it is queued. Is `pushq worker core` running?"
+        )
+    if as_json:
+        emit_json(as_document(state))
+    if state.error:
+        click.echo(f"error: {state.error}", err=True)
+    elif not state.finished:
+        click.echo(f"not finished within {timeout:g} s; it goes on: pushq show {send_id}", err=True)
+    if state.state != "done":
+        sys.exit(1)

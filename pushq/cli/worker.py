@@ -1,0 +1,88 @@
+"""``pushq worker`` and ``pushq beat``: Celery, started the way that was measured."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import click
+
+from pushq import logs
+from pushq.cli.parent import end_with
+from pushq.settings import Settings, load
+
+#: Batches that one process works on at the same time.
+DEFAULT_CONCURRENCY = {"core": 8, "apns": 16, "fcm": 16}
+
+
+@click.command(epilog="Example: pushq worker apns --concurrency 16")
+@click.argument("kind", type=click.Choice(["core", "apns", "fcm"]))
+@click.option("--concurrency", "-c", type=click.IntRange(1, 1000), help="Batches at the same time (core: 8, others: 16).")
+@click.option(
+    "--lane", type=click.Choice(["both", "broadcast", "transactional"]), default="both", help="Which lane's queue to serve."
+)
+@click.option("--name", help="The worker's node name; default: the kind and the process id.")
+@click.option("--ready-file", type=click.Path(dir_okay=False, path_type=Path), help="Made once the worker takes tasks.")
+@click.option("--parent-pid", type=int, hidden=True)
+def worker(
+    kind: str, concurrency: int | None, lane: str, name: str | None, ready_file: Path | None, parent_pid: int | None
+) -> None:
+    """Run a worker until SIGTERM, which lets running batches finish.
+
+    core plans sends, buries dead letters, sweeps and cleans; apns and fcm deliver. A process delivers to one provider only.
+    """
+    from celery.signals import worker_ready  # noqa: PLC0415
+
+    from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, app  # noqa: PLC0415
+    from pushq.tasks import runtime  # noqa: PLC0415
+
+    end_with(parent_pid)
+    settings = load()
+    logs.configure(settings.log_level)
+    greenlets = concurrency or DEFAULT_CONCURRENCY[kind]
+    # Here, not at the first task: whoever starts a worker with a wrong key or without a schema sees it at once.
+    runtime.configure(settings, () if kind == "core" else (kind,), greenlets=greenlets)
+    if kind == "core":
+        queues = list(CORE_QUEUES)
+    else:
+        lanes = ("broadcast", "transactional") if lane == "both" else (lane,)
+        queues = [PLATFORM_QUEUES[kind, one] for one in lanes]
+    arguments = ["worker", "-P", "gevent", "-c", str(greenlets), "-Q", ",".join(queues)]
+    arguments += ["-n", name or f"{kind}-{os.getpid()}@%h", "-l", "WARNING", "--without-gossip", "--without-mingle"]
+    arguments += _event_options(settings)
+
+    def ready(**_: object) -> None:
+        if ready_file is not None:
+            ready_file.touch()
+
+    worker_ready.connect(ready, weak=False)
+    try:
+        app.worker_main(arguments)
+    finally:
+        runtime.shutdown()
+
+
+def _event_options(settings: Settings) -> list[str]:
+    # Flower needs events; without it a worker is faster still without a dispatcher (see benchmarks/consume_rate.py).
+    return ["-E"] if settings.events else ["--without-heartbeat"]
+
+
+@click.command(epilog="Example: pushq beat")
+@click.option("--schedule", type=click.Path(dir_okay=False, path_type=Path), help="Where beat remembers its last runs.")
+@click.option("--parent-pid", type=int, hidden=True)
+def beat(schedule: Path | None, parent_pid: int | None) -> None:
+    """Run the clock: it starts the sweeper every few seconds and the clean-up every night.
+
+    Two of them at once do no harm: what they start is safe to repeat.
+    """
+    from pushq.app import app  # noqa: PLC0415
+
+    end_with(parent_pid)
+    settings = load()
+    logs.configure(settings.log_level)
+    settings.need_broker()
+    with tempfile.TemporaryDirectory(prefix="pushq-beat-") as folder:
+        app.Beat(
+            schedule=str(schedule or Path(folder) / "schedule"), loglevel="WARNING", max_interval=min(settings.sweep_seconds, 5)
+        ).run()

@@ -1,0 +1,301 @@
+"""Batches: taking one up under a lease, extending the lease, and settling what an attempt achieved.
+
+One holder works on a batch at a time. The lease's token fences: every write of the holder carries it, so a holder that slept
+through its lease can change nothing any more.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from pushq.database import Database
+from pushq.errors import PushqError
+from pushq.ledger import sends
+from pushq.ledger.outcomes import COLUMNS, Outcome, count
+from pushq.ledger.release import REPUBLISH_AFTER_S, release_next
+
+#: A retry's message may arrive a little before its time: clocks of worker and database differ.
+EARLY_S = 1.0
+#: How long after a retry's time the sweeper waits for Celery's own message before it publishes another.
+RETRY_GRACE_S = 15.0
+#: Waits up to this are a message with a countdown; longer ones are only a due time in the ledger.
+MAX_COUNTDOWN_S = 60.0
+
+
+class Fenced(PushqError):
+    """The lease is over and somebody else may hold the batch: stop, and write nothing."""
+
+
+@dataclass
+class Lease:
+    """A batch that this process may work on.
+
+    Attributes:
+        user_ids, device_ids: one entry per recipient, in the order of ``outcomes``.
+        outcomes: as of the last settlement; None bytes are never used: a batch that never ran has all pending.
+        interrupted: an earlier holder vanished without settling; its journal tells how far it came.
+        lost: set when the lease could not be extended.
+    """
+
+    send_id: uuid.UUID
+    batch_no: int
+    platform: str
+    token: uuid.UUID
+    user_ids: list[int]
+    device_ids: list[int]
+    outcomes: bytes
+    attempt: int
+    runs: int
+    interrupted: bool
+    lost: bool = field(default=False, compare=False)
+
+    @property
+    def key(self) -> tuple[uuid.UUID, int]:
+        return self.send_id, self.batch_no
+
+
+def acquire(database: Database, send_id: uuid.UUID, batch_no: int, lease_seconds: float) -> Lease | None:
+    """Take up a batch, or None when it is finished, held, not due, or its send is not running.
+
+    Reading a live lease means that this message is a repetition: it can be dropped, the sweeper will look again.
+    """
+    token = uuid.uuid4()
+    with database.begin() as connection:
+        row = connection.execute(
+            text(
+                """
+                UPDATE send_batches b
+                SET state = 'running', lease_token = :token, due_at = now() + make_interval(secs => :lease),
+                    runs = b.runs + 1, retry_at = NULL
+                FROM (
+                    SELECT o.lease_token FROM send_batches o JOIN sends s ON s.id = o.send_id
+                    WHERE o.send_id = :send AND o.batch_no = :no AND s.state IN ('planning', 'sending')
+                      AND (o.state = 'queued'
+                           OR (o.state = 'retry' AND o.retry_at <= now() + make_interval(secs => :early))
+                           OR (o.state = 'running' AND o.due_at < now()))
+                    FOR UPDATE OF o SKIP LOCKED
+                ) before
+                WHERE b.send_id = :send AND b.batch_no = :no
+                RETURNING b.platform, b.user_ids, b.device_ids, b.outcomes, b.attempt, b.runs, b.recipients,
+                          before.lease_token IS NOT NULL AS interrupted
+                """
+            ),
+            {"send": send_id, "no": batch_no, "token": token, "lease": lease_seconds, "early": EARLY_S},
+        ).first()
+    if row is None:
+        return None
+    return Lease(
+        send_id,
+        batch_no,
+        row.platform,
+        token,
+        row.user_ids,
+        row.device_ids,
+        bytes(row.recipients) if row.outcomes is None else bytes(row.outcomes),
+        row.attempt,
+        row.runs,
+        row.interrupted,
+    )
+
+
+def extend(database: Database, leases: Sequence[Lease], lease_seconds: float) -> None:
+    """Push the end of all these leases out; those that are gone get ``lost`` set."""
+    with database.begin() as connection:
+        kept = connection.execute(
+            text(
+                """
+                UPDATE send_batches b SET due_at = now() + make_interval(secs => :lease)
+                FROM unnest(CAST(:sends AS uuid[]), CAST(:nos AS integer[]), CAST(:tokens AS uuid[])) AS held (send_id, no, token)
+                WHERE b.send_id = held.send_id AND b.batch_no = held.no AND b.lease_token = held.token AND b.state = 'running'
+                RETURNING b.lease_token
+                """
+            ),
+            {
+                "lease": lease_seconds,
+                "sends": [lease.send_id for lease in leases],
+                "nos": [lease.batch_no for lease in leases],
+                "tokens": [lease.token for lease in leases],
+            },
+        ).scalars()
+        alive = set(kept)
+    for lease in leases:
+        if lease.token not in alive:
+            lease.lost = True
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A recipient that ended in a final failure, by its position in the batch."""
+
+    position: int
+    outcome: Outcome
+    status: int | None
+    reason: str
+    invalid_since: datetime | None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a settlement led to: batches that may now be published, and whether there are dead letters to look at."""
+
+    released: list[int]
+    dead_letters: bool
+    done: bool
+
+
+def settle(
+    database: Database,
+    lease: Lease,
+    outcomes: bytes,
+    *,
+    attempt: int,
+    retry_in: float | None,
+    dead: Iterable[DeadLetter] = (),
+    error: str | None = None,
+) -> Settled:
+    """Write what an attempt achieved, together with its dead letters, and free its place in the window.
+
+    Args:
+        outcomes: one byte per recipient; no CLAIMED.
+        retry_in: seconds until the next attempt while recipients are pending, else None.
+        error: what stands in the way, for people.
+
+    Raises:
+        Fenced: the lease was lost; nothing was written.
+    """
+    with database.begin() as connection:
+        state = connection.execute(
+            text("SELECT state FROM sends WHERE id = :send"), {"send": lease.send_id}
+        ).scalar_one_or_none()
+        if state in sends.FINAL_STATES:
+            # The send was stopped while this batch was in flight: what is still open will not be sent.
+            outcomes = outcomes.translate(_OPEN_CANCELLED)
+            retry_in = None
+        counts = count(outcomes)
+        pending = counts.pop("pending")
+        if (pending == 0) is not (retry_in is None):
+            raise ValueError(f"{pending} recipients are pending, but retry_in is {retry_in}")
+        assignments = ", ".join(f"{column} = :{column}" for column in COLUMNS.values())
+        written = connection.execute(
+            text(
+                f"""
+                UPDATE send_batches
+                SET state = :state, outcomes = :outcomes, attempt = :attempt, lease_token = NULL, error = :error,
+                    settled_at = now(), {assignments},
+                    retry_at = now() + make_interval(secs => :retry_in),
+                    due_at = now() + make_interval(secs => :retry_in + :grace)
+                WHERE send_id = :send AND batch_no = :no AND lease_token = :token AND state = 'running'
+                """  # noqa: S608
+            ),
+            {
+                "state": "done" if retry_in is None else "retry",
+                "outcomes": outcomes,
+                "attempt": attempt,
+                "error": error,
+                "retry_in": retry_in,
+                "grace": RETRY_GRACE_S if retry_in is not None and retry_in <= MAX_COUNTDOWN_S else 0.0,
+                "send": lease.send_id,
+                "no": lease.batch_no,
+                "token": lease.token,
+                **counts,
+            },
+        ).rowcount
+        if written != 1:
+            raise Fenced(f"batch {lease.batch_no} of send {lease.send_id} has another holder")
+        letters = list(dead)
+        if letters:
+            _bury(connection, lease, attempt, letters)
+        released = release_next(connection, lease.send_id, lease.platform) if state in ("planning", "sending") else []
+    return Settled(released, bool(letters), retry_in is None)
+
+
+_OPEN_CANCELLED = bytes.maketrans(
+    bytes([Outcome.PENDING, Outcome.CLAIMED]), bytes([Outcome.CANCELLED, Outcome.CANCELLED])
+)
+
+
+def hand_back(
+    database: Database, lease: Lease, *, delay: float, interrupted: bool = False, error: str | None = None
+) -> bool:
+    """Give a batch up unsent, to be published again by the sweeper after ``delay`` seconds. False when the lease was lost.
+
+    Args:
+        interrupted: whether the next holder still has to find out how far an earlier one came.
+    """
+    with database.begin() as connection:
+        return (
+            connection.execute(
+                text(
+                    """
+                    UPDATE send_batches
+                    SET state = 'queued', error = :error, due_at = now() + make_interval(secs => :delay),
+                        lease_token = CASE WHEN :interrupted THEN lease_token END
+                    WHERE send_id = :send AND batch_no = :no AND lease_token = :token AND state = 'running'
+                    """
+                ),
+                {"send": lease.send_id, "no": lease.batch_no, "token": lease.token, "delay": delay, "error": error, "interrupted": interrupted},
+            ).rowcount
+            == 1
+        )
+
+
+def requeue_due(connection: Connection, limit: int) -> list[tuple[uuid.UUID, int, str, bool]]:
+    """Batches that are due and that nobody holds, marked as published again: (send, number, platform, transactional).
+
+    A running one whose lease is over keeps the old token while it is queued: whoever takes it up sees that it was interrupted,
+    and its old holder is fenced from now on.
+    """
+    rows = connection.execute(
+        text(
+            """
+            UPDATE send_batches b
+            SET publishes = b.publishes + 1, state = CASE WHEN b.state = 'running' THEN 'queued' ELSE b.state END,
+                due_at = now() + make_interval(secs => :after * power(2, least(b.publishes, 5)))
+            FROM (
+                SELECT o.send_id, o.batch_no, s.kind FROM send_batches o JOIN sends s ON s.id = o.send_id
+                WHERE o.state IN ('queued', 'running', 'retry') AND o.due_at < now() AND s.state IN ('planning', 'sending')
+                ORDER BY o.due_at LIMIT :limit FOR UPDATE OF o SKIP LOCKED
+            ) due
+            WHERE b.send_id = due.send_id AND b.batch_no = due.batch_no
+            RETURNING b.send_id, b.batch_no, b.platform, due.kind = 'transactional' AS transactional
+            """
+        ),
+        {"after": REPUBLISH_AFTER_S, "limit": limit},
+    ).all()
+    return [(row.send_id, row.batch_no, row.platform, row.transactional) for row in rows]
+
+
+def _bury(connection: Connection, lease: Lease, attempt: int, letters: Sequence[DeadLetter]) -> None:
+    connection.execute(
+        text(
+            """
+            INSERT INTO dead_letters (send_id, batch_no, position, user_id, device_id, app, platform, outcome, status, reason,
+                                      attempt, invalid_since)
+            SELECT s.id, :no, l.position, l.user_id, l.device_id, s.app, :platform, l.outcome, l.status, l.reason, :attempt,
+                   l.invalid_since
+            FROM sends s, unnest(CAST(:positions AS integer[]), CAST(:users AS bigint[]), CAST(:devices AS bigint[]),
+                        CAST(:outcomes AS text[]), CAST(:statuses AS integer[]), CAST(:reasons AS text[]),
+                        CAST(:since AS timestamptz[]))
+                 AS l (position, user_id, device_id, outcome, status, reason, invalid_since)
+            WHERE s.id = :send
+            """
+        ),
+        {
+            "send": lease.send_id,
+            "no": lease.batch_no,
+            "platform": lease.platform,
+            "attempt": attempt,
+            "positions": [letter.position for letter in letters],
+            "users": [lease.user_ids[letter.position] for letter in letters],
+            "devices": [lease.device_ids[letter.position] for letter in letters],
+            "outcomes": [COLUMNS[letter.outcome] for letter in letters],
+            "statuses": [letter.status for letter in letters],
+            "reasons": [letter.reason for letter in letters],
+            "since": [letter.invalid_since for letter in letters],
+        },
+    )

@@ -1,0 +1,185 @@
+"""Planning: one page of a shard becomes batches, inside the database.
+
+One transaction locks the shard, reads the next devices by keyset, groups them into batches, inserts these and advances the
+cursor. A crash can neither lose nor repeat a page, and Python never holds the audience.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from pushq.audience.request import Audience
+from pushq.audience.sql import select_devices
+from pushq.database import Database
+from pushq.ledger import sends
+from pushq.ledger.orders import DeliverBatch, Order
+from pushq.ledger.release import top_up
+from pushq.settings import Settings
+
+#: A page never reads more devices than this, however few of them belong to the audience.
+MAX_SCAN = 200_000
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one step of planning did. ``done``: this shard needs no further step."""
+
+    orders: list[Order]
+    done: bool
+    scanned: int = 0
+    matched: int = 0
+
+
+def next_scan_limit(scan_limit: int, scanned: int, matched: int, *, floor: int, batch_size: int) -> int:
+    """How many devices the next page reads: more when few of them matched, so that a thin audience still fills batches.
+
+    Pure. ``floor`` is the configured page.
+    """
+    if scanned == 0:
+        return scan_limit
+    if matched < batch_size:
+        return min(max(scan_limit * 2, floor), MAX_SCAN)
+    wanted = scanned * 4 * batch_size // matched
+    return min(max(wanted, floor), MAX_SCAN)
+
+
+def plan_page(database: Database, settings: Settings, send_id: uuid.UUID, shard_no: int) -> Page:
+    """Plan the next page of one shard. Safe to run twice at once: the second finds the shard locked and leaves."""
+    with database.begin() as connection:
+        shard = connection.execute(
+            text(
+                """
+                SELECT h.after_user, h.after_device, h.next_seq, h.scan_limit, h.done, s.state, s.kind
+                FROM send_shards h JOIN sends s ON s.id = h.send_id
+                WHERE h.send_id = :send AND h.shard_no = :shard FOR UPDATE OF h SKIP LOCKED
+                """
+            ),
+            {"send": send_id, "shard": shard_no},
+        ).first()
+        if shard is None or shard.done or shard.state != "planning":
+            return Page([], done=True)
+        app, audience, platforms = sends.audience_of(connection, send_id)
+        scanned, matched = _insert_page(connection, settings, send_id, shard_no, shard, app, audience, platforms)
+        done = scanned < shard.scan_limit
+        connection.execute(
+            text(
+                "UPDATE send_shards SET done = :done, scan_limit = :scan, updated_at = now()"
+                " WHERE send_id = :send AND shard_no = :shard"
+            ),
+            {
+                "send": send_id,
+                "shard": shard_no,
+                "done": done,
+                "scan": next_scan_limit(
+                    shard.scan_limit, scanned, matched, floor=settings.plan_page, batch_size=settings.batch_size
+                ),
+            },
+        )
+        orders: list[Order] = []
+        if matched:
+            for platform in platforms:
+                orders += [
+                    DeliverBatch(send_id, no, platform, transactional=shard.kind == "transactional")
+                    for no in top_up(connection, send_id, platform, settings.release_window)
+                ]
+    if done:
+        _finish_planning(database, send_id)
+    return Page(orders, done, scanned, matched)
+
+
+def _insert_page(
+    connection: Connection,
+    settings: Settings,
+    send_id: uuid.UUID,
+    shard_no: int,
+    shard: object,
+    app: str,
+    audience: Audience,
+    platforms: list[str],
+) -> tuple[int, int]:
+    selection = select_devices(connection, app, audience)
+    explicit = shard_no == sends.EXPLICIT_SHARD
+    # The table's name is one of sixteen made here; everything that a caller can influence is a parameter.
+    table = "device_tokens" if explicit else f"device_tokens_p{shard_no:02d}"
+    only_users = "AND d.user_id = ANY(CAST(:only_users AS bigint[]))" if explicit else ""
+    statement = f"""
+        WITH scanned AS MATERIALIZED (
+            SELECT d.user_id, d.id, d.platform,
+                   coalesce(d.platform = ANY(CAST(:platforms AS text[])) AND ({selection.where}), false) AS matched
+            FROM {table} d
+            WHERE d.is_active AND d.app = :app AND (d.user_id, d.id) > (:after_user, :after_device) {only_users}
+            ORDER BY d.user_id, d.id LIMIT :scan
+        ), numbered AS (
+            SELECT platform, user_id, id, row_number() OVER (PARTITION BY platform ORDER BY user_id, id) - 1 AS n
+            FROM scanned WHERE matched
+        ), grouped AS (
+            SELECT platform, n / :batch_size AS chunk, array_agg(user_id ORDER BY n) AS user_ids,
+                   array_agg(id ORDER BY n) AS device_ids, count(*) AS recipients
+            FROM numbered GROUP BY 1, 2
+        ), placed AS (
+            SELECT *, row_number() OVER (ORDER BY chunk, platform) - 1 AS seq FROM grouped
+        ), inserted AS (
+            INSERT INTO send_batches (send_id, batch_no, platform, recipients, user_ids, device_ids)
+            SELECT :send, (:next_seq + seq) * :stride + :shard, platform, recipients, user_ids, device_ids FROM placed
+            RETURNING recipients
+        ), last AS (
+            SELECT user_id, id FROM scanned ORDER BY user_id DESC, id DESC LIMIT 1
+        ), totals AS (
+            SELECT (SELECT count(*) FROM scanned) AS scanned, count(*) AS batches, coalesce(sum(recipients), 0) AS matched
+            FROM inserted
+        )
+        UPDATE send_shards h
+        SET after_user = coalesce((SELECT user_id FROM last), h.after_user),
+            after_device = coalesce((SELECT id FROM last), h.after_device),
+            next_seq = h.next_seq + totals.batches, scanned = h.scanned + totals.scanned,
+            matched = h.matched + totals.matched
+        FROM totals WHERE h.send_id = :send AND h.shard_no = :shard
+        RETURNING totals.scanned, totals.matched
+    """  # noqa: S608
+    row = connection.execute(
+        text(statement),
+        {
+            **selection.params,
+            "platforms": platforms,
+            "app": app,
+            "only_users": list(audience.user_ids or ()) if explicit else None,
+            "after_user": shard.after_user,  # type: ignore[attr-defined]
+            "after_device": shard.after_device,  # type: ignore[attr-defined]
+            "scan": shard.scan_limit,  # type: ignore[attr-defined]
+            "next_seq": shard.next_seq,  # type: ignore[attr-defined]
+            "batch_size": settings.batch_size,
+            "stride": sends.STRIDE,
+            "shard": shard_no,
+            "send": send_id,
+        },
+    ).one()
+    return int(row.scanned), int(row.matched)
+
+
+def _finish_planning(database: Database, send_id: uuid.UUID) -> None:
+    """Once no shard is open: from now on the send can finish. In a transaction of its own, so that the last one sees all."""
+    with database.begin() as connection:
+        planned = connection.execute(
+            text(
+                """
+                UPDATE sends s SET planned_at = now(), state = CASE WHEN state = 'planning' THEN 'sending' ELSE state END
+                WHERE s.id = :id AND s.planned_at IS NULL AND s.state IN ('planning', 'paused')
+                  AND NOT EXISTS (SELECT FROM send_shards h WHERE h.send_id = s.id AND NOT h.done)
+                RETURNING (SELECT count(*) FROM (SELECT FROM send_batches b WHERE b.send_id = s.id LIMIT 1) AS any_batch)
+                """
+            ),
+            {"id": send_id},
+        ).scalar()
+        if planned == 0:
+            sends.stop(
+                connection,
+                send_id,
+                state="failed",
+                error="audience: found no active device; expected at least one."
+                " See: pushq tokens stats, pushq segments count NAME",
+            )
+        elif planned:
+            sends.finish_complete(connection, send_id)

@@ -1,0 +1,397 @@
+"""Sends: accepting a call, looking at its progress, and stopping, pausing or finishing it."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
+
+from pushq.audience.request import parse_audience
+from pushq.audience.sql import select_devices
+from pushq.database import Database
+from pushq.errors import InvalidRequest, PushqError
+from pushq.ledger.orders import Order, PlanShard
+from pushq.notification import Notification, parse_notification
+from pushq.settings import AppSettings, Settings
+from pushq.submission import PLATFORMS, Submission
+
+log = logging.getLogger("pushq.sends")
+
+SHARDS = 16
+#: The pseudo shard of a send to explicit users: one walk over all partitions.
+EXPLICIT_SHARD = SHARDS
+#: Batch numbers of the shards interleave: batch_no = seq * STRIDE + shard_no.
+STRIDE = SHARDS + 1
+
+FINAL_STATES = ("done", "failed", "cancelled")
+
+
+class UnknownSend(PushqError):
+    """No send has this id."""
+
+
+@dataclass(frozen=True)
+class Send:
+    """What delivering needs to know of a send; it does not change while the send runs."""
+
+    id: uuid.UUID
+    kind: str
+    app: str
+    guarantee: str
+    notification: Notification
+    called_at: datetime
+    expires_at: datetime
+
+    @property
+    def at_most_once(self) -> bool:
+        return self.guarantee == "at_most_once"
+
+    @property
+    def transactional(self) -> bool:
+        return self.kind == "transactional"
+
+
+def resolve_app(app: str | None, apps: Mapping[str, AppSettings]) -> str:
+    """The app a call means: the one it names, or the only one there is."""
+    if app is None:
+        if len(apps) != 1:
+            raise InvalidRequest("app", "nothing", f"one of the configured apps: {', '.join(sorted(apps))}")
+        return next(iter(apps))
+    if app not in apps:
+        raise InvalidRequest("app", repr(app), f"one of the configured apps: {', '.join(sorted(apps)) or 'none'}")
+    return app
+
+
+def sendable_platforms(submission: Submission, app: AppSettings, name: str) -> tuple[str, ...]:
+    """Platforms to plan for: those asked for, or all that the app is configured for."""
+    configured = tuple(p for p in PLATFORMS if getattr(app, p) is not None)
+    for platform in submission.audience.platforms:
+        if platform not in configured:
+            raise InvalidRequest(
+                "audience.platforms", repr(platform), f"platforms with a table in the configuration of app {name!r}: {configured}"
+            )
+    return submission.audience.platforms or configured
+
+
+def accept(
+    database: Database, settings: Settings, send_id: uuid.UUID, submission: Submission
+) -> tuple[list[Order], str | None]:
+    """Write a call into the ledger and say what to plan. Safe to repeat.
+
+    Returns:
+        the plan orders (none when the send is known, scheduled or refused), and why it was refused, or None.
+    """
+    error: str | None = None
+    app, platforms = submission.app or "", submission.audience.platforms
+    try:
+        app = resolve_app(submission.app, settings.apps)
+        platforms = sendable_platforms(submission, settings.apps[app], app)
+        with database.begin() as connection:
+            select_devices(connection, app, submission.audience)
+    except InvalidRequest as refusal:
+        error = str(refusal)
+    try:
+        with database.begin() as connection:
+            inserted = _insert(connection, send_id, submission, app, platforms, error)
+            if not inserted:
+                _check_same(connection, send_id, submission)
+                return [], None
+            if error is not None:
+                log.error("send_refused", extra={"send_id": str(send_id), "error": error})
+                return [], error
+            if submission.send_at is not None and submission.send_at > _now(connection):
+                return [], None
+            return start_planning(connection, settings, send_id), None
+    except IntegrityError:
+        # The key belongs to a send that was called with another spelling of the app: still the same call.
+        log.warning("send_repeated", extra={"send_id": str(send_id), "idempotency_key": submission.idempotency_key})
+        return [], None
+
+
+def _now(connection: Connection) -> datetime:
+    now: datetime = connection.execute(text("SELECT now()")).scalar_one()
+    return now
+
+
+def _insert(
+    connection: Connection,
+    send_id: uuid.UUID,
+    submission: Submission,
+    app: str,
+    platforms: tuple[str, ...],
+    error: str | None,
+) -> bool:
+    document = submission.as_json()
+    row = connection.execute(
+        text(
+            """
+            INSERT INTO sends (id, kind, app, guarantee, idempotency_key, fingerprint, notification, audience, options, state,
+                               error, called_at, send_at, expires_at, finished_at)
+            VALUES (:id, :kind, :app, :guarantee, :key, :fingerprint, CAST(:notification AS jsonb), CAST(:audience AS jsonb),
+                    CAST(:options AS jsonb), :state, :error, :called_at, :send_at, :expires_at,
+                    CASE WHEN :state = 'failed' THEN now() END)
+            ON CONFLICT (id) DO NOTHING
+            RETURNING id
+            """
+        ),
+        {
+            "id": send_id,
+            "kind": submission.kind,
+            "app": app,
+            "guarantee": submission.guarantee,
+            "key": submission.idempotency_key,
+            "fingerprint": submission.fingerprint(),
+            "notification": _json(document["notification"]),
+            "audience": _json(document["audience"]),
+            "options": _json({"platforms": list(platforms)}),
+            "state": "failed" if error else "scheduled",
+            "error": error,
+            "called_at": submission.called_at,
+            "send_at": submission.send_at,
+            "expires_at": submission.expires_at,
+        },
+    ).first()
+    return row is not None
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _check_same(connection: Connection, send_id: uuid.UUID, submission: Submission) -> None:
+    known = connection.execute(text("SELECT fingerprint FROM sends WHERE id = :id"), {"id": send_id}).scalar_one()
+    if known != submission.fingerprint():
+        log.error(
+            "idempotency_key_reused",
+            extra={"send_id": str(send_id), "idempotency_key": submission.idempotency_key, "effect": "the first call stands"},
+        )
+
+
+def start_planning(connection: Connection, settings: Settings, send_id: uuid.UUID) -> list[Order]:
+    """Turn a scheduled send into one that is planned; no orders when somebody else did."""
+    row = connection.execute(
+        text(
+            "UPDATE sends SET state = 'planning' WHERE id = :id AND state = 'scheduled'"
+            " RETURNING kind, (audience ? 'user_ids') AS explicit"
+        ),
+        {"id": send_id},
+    ).first()
+    if row is None:
+        return []
+    shards = [EXPLICIT_SHARD] if row.explicit else list(range(SHARDS))
+    connection.execute(
+        text(
+            "INSERT INTO send_shards (send_id, shard_no, scan_limit) SELECT :id, unnest(CAST(:shards AS smallint[])), :scan"
+        ),
+        {"id": send_id, "shards": shards, "scan": settings.plan_page},
+    )
+    return [PlanShard(send_id, shard, transactional=row.kind == "transactional") for shard in shards]
+
+
+def load(connection: Connection, send_id: uuid.UUID) -> Send:
+    """Raises UnknownSend when there is none."""
+    row = connection.execute(
+        text("SELECT kind, app, guarantee, notification, called_at, expires_at FROM sends WHERE id = :id"), {"id": send_id}
+    ).first()
+    if row is None:
+        raise UnknownSend(f"No send has the id {send_id}. See: pushq sends")
+    return Send(
+        send_id, row.kind, row.app, row.guarantee, parse_notification(row.notification), row.called_at, row.expires_at
+    )
+
+
+def audience_of(connection: Connection, send_id: uuid.UUID) -> tuple[str, Any, list[str]]:
+    """The app, the audience and the platforms a send is planned for."""
+    row = connection.execute(text("SELECT app, audience, options FROM sends WHERE id = :id"), {"id": send_id}).one()
+    return row.app, parse_audience(row.audience), list(row.options["platforms"])
+
+
+def finish_if_complete(database: Database, send_id: uuid.UUID) -> bool:
+    """Mark a send done once everything is planned and settled.
+
+    Runs in a transaction of its own, after the settlement's: of two last settlements at least the later one sees both.
+    """
+    with database.begin() as connection:
+        return finish_complete(connection, send_id)
+
+
+def finish_complete(connection: Connection, send_id: uuid.UUID) -> bool:
+    row = connection.execute(
+        text(
+            """
+            UPDATE sends s SET state = 'done', finished_at = now()
+            WHERE s.id = :id AND s.state = 'sending' AND s.planned_at IS NOT NULL
+              AND NOT EXISTS (SELECT FROM send_batches b WHERE b.send_id = s.id AND b.state <> 'done')
+            RETURNING s.id
+            """
+        ),
+        {"id": send_id},
+    ).first()
+    return row is not None
+
+
+def stop(connection: Connection, send_id: uuid.UUID, *, state: str, error: str | None) -> bool:
+    """End a send for good: nothing more is planned or sent; what is in flight settles. False when it had ended before.
+
+    Recipients without a final outcome are counted as cancelled.
+    """
+    row = connection.execute(
+        text(
+            """
+            UPDATE sends SET state = :state, error = :error, finished_at = now()
+            WHERE id = :id AND state IN ('scheduled', 'planning', 'sending', 'paused') RETURNING id
+            """
+        ),
+        {"id": send_id, "state": state, "error": error},
+    ).first()
+    if row is None:
+        return False
+    connection.execute(text("UPDATE send_shards SET done = true WHERE send_id = :id AND NOT done"), {"id": send_id})
+    connection.execute(
+        text(
+            """
+            UPDATE send_batches SET state = 'done', settled_at = now(), due_at = NULL,
+                   cancelled = recipients - accepted - dead - rejected - exhausted - expired - suppressed - unknown
+            WHERE send_id = :id AND state IN ('planned', 'queued', 'retry', 'parked')
+            """
+        ),
+        {"id": send_id},
+    )
+    return True
+
+
+def pause(connection: Connection, send_id: uuid.UUID, error: str | None = None) -> bool:
+    """Hold a running send: no batch of it is begun until :func:`resume`. False when it was not running."""
+    row = connection.execute(
+        text("UPDATE sends SET state = 'paused', error = :error WHERE id = :id AND state IN ('planning', 'sending') RETURNING id"),
+        {"id": send_id, "error": error},
+    ).first()
+    return row is not None
+
+
+def resume(connection: Connection, send_id: uuid.UUID) -> bool:
+    """Let a paused send go on; the sweeper publishes its batches again. False when it was not paused."""
+    row = connection.execute(
+        text(
+            """
+            UPDATE sends SET state = CASE WHEN planned_at IS NULL THEN 'planning' ELSE 'sending' END, error = NULL
+            WHERE id = :id AND state = 'paused' RETURNING id
+            """
+        ),
+        {"id": send_id},
+    ).first()
+    if row is None:
+        return False
+    connection.execute(
+        text("UPDATE send_batches SET due_at = now(), retry_at = now() WHERE send_id = :id AND state IN ('queued', 'retry')"),
+        {"id": send_id},
+    )
+    connection.execute(
+        text("UPDATE send_shards SET updated_at = '-infinity' WHERE send_id = :id AND NOT done"), {"id": send_id}
+    )
+    return True
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a send stands: exact sums over its batches. ``pending`` counts planned recipients without a final outcome."""
+
+    id: uuid.UUID
+    kind: str
+    app: str
+    guarantee: str
+    state: str
+    error: str | None
+    called_at: datetime
+    planned_at: datetime | None
+    finished_at: datetime | None
+    seconds: float
+    platforms: Mapping[str, Mapping[str, int]]
+
+    def total(self, column: str) -> int:
+        return sum(counts[column] for counts in self.platforms.values())
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINAL_STATES and self.total("pending") == 0
+
+
+COUNTS = ("accepted", "dead", "rejected", "exhausted", "expired", "suppressed", "cancelled", "unknown")
+
+
+def progress(database: Database, send_id: uuid.UUID) -> Progress:
+    """Raises UnknownSend when there is none."""
+    sums = ", ".join(f"coalesce(sum({column}), 0)::bigint AS {column}" for column in COUNTS)
+    with database.begin() as connection:
+        send = connection.execute(
+            text(
+                "SELECT kind, app, guarantee, state, error, called_at, planned_at, finished_at,"
+                " extract(epoch FROM coalesce(finished_at, now()) - called_at)::float AS seconds FROM sends WHERE id = :id"
+            ),
+            {"id": send_id},
+        ).first()
+        if send is None:
+            raise UnknownSend(f"No send has the id {send_id}. See: pushq sends")
+        rows = connection.execute(
+            text(
+                f"SELECT platform, count(*) AS batches, sum(recipients)::bigint AS devices, {sums} FROM send_batches"  # noqa: S608
+                " WHERE send_id = :id GROUP BY platform ORDER BY platform LIMIT 10"
+            ),
+            {"id": send_id},
+        ).all()
+    platforms: dict[str, dict[str, int]] = {}
+    for row in rows:
+        counts = {column: getattr(row, column) for column in COUNTS}
+        platforms[row.platform] = {
+            "devices": row.devices,
+            "batches": row.batches,
+            **counts,
+            "pending": row.devices - sum(counts.values()),
+        }
+    return Progress(send_id, *send[:8], seconds=send.seconds, platforms=platforms)
+
+
+def recent(database: Database, limit: int = 20) -> list[dict[str, Any]]:
+    """The newest sends, newest first."""
+    with database.begin() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT id, kind, app, guarantee, state, error, called_at, finished_at, notification->>'title' AS title"
+                " FROM sends ORDER BY created_at DESC, id LIMIT :limit"
+            ),
+            {"limit": limit},
+        ).all()
+    return [dict(row._mapping) for row in rows]
+
+
+def reasons(database: Database, send_id: uuid.UUID, limit: int = 50) -> list[dict[str, Any]]:
+    """Final failures of a send by platform, outcome and reason, most frequent first."""
+    with database.begin() as connection:
+        rows = connection.execute(
+            text(
+                """
+                SELECT platform, outcome, reason, count(*) AS recipients,
+                       count(*) FILTER (WHERE invalidated) AS tokens_deactivated
+                FROM dead_letters WHERE send_id = :id GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT :limit
+                """
+            ),
+            {"id": send_id, "limit": limit},
+        ).all()
+    return [dict(row._mapping) for row in rows]
+
+
+def waiting_dead_letters(database: Database, send_id: uuid.UUID) -> int:
+    """Dead letters of a send that the dead-letter task has not looked at yet."""
+    with database.begin() as connection:
+        return int(
+            connection.execute(
+                text("SELECT count(*) FROM dead_letters WHERE send_id = :id AND processed_at IS NULL"), {"id": send_id}
+            ).scalar_one()
+        )

@@ -1,0 +1,135 @@
+"""The sweeper: finds whatever is due and unheld, and issues it again.
+
+It closes the gap between commit and publish and every loss of the broker: a batch, a shard or a dead letter whose message
+vanished is only late. Every statement is bounded; a second sweeper at the same time skips what the first has locked.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+from pushq.database import Database
+from pushq.ledger import batches, sends
+from pushq.ledger.orders import DeliverBatch, Order, PlanShard, ProcessDeadLetters
+from pushq.ledger.release import top_up
+from pushq.settings import Settings
+
+log = logging.getLogger("pushq.sweeper")
+
+LIMIT: Final = 1000
+#: A shard whose planning has not moved for this long has lost its worker or its message.
+SHARD_STALE_S: Final = 90
+DEAD_LETTER_STALE_S: Final = 30
+
+
+def sweep(database: Database, settings: Settings) -> list[Order]:
+    """One round. Returns what to publish now."""
+    orders: list[Order] = []
+    with database.begin() as connection:
+        orders += _scheduled(connection, settings)
+    with database.begin() as connection:
+        orders += _stale_shards(connection)
+    with database.begin() as connection:
+        due = batches.requeue_due(connection, LIMIT)
+        orders += [DeliverBatch(send, no, platform, transactional) for send, no, platform, transactional in due]
+    with database.begin() as connection:
+        orders += _windows(connection, settings)
+    with database.begin() as connection:
+        orders += _dead_letters(connection)
+    _finish(database)
+    if orders:
+        log.info("swept", extra={"orders": len(orders), "batches": len(due)})
+    return orders
+
+
+def _scheduled(connection: Connection, settings: Settings) -> list[Order]:
+    ready = connection.execute(
+        text(
+            "SELECT id FROM sends WHERE state = 'scheduled' AND coalesce(send_at, created_at) <= now()"
+            " ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED"
+        ),
+        {"limit": LIMIT},
+    ).scalars()
+    return [order for send_id in list(ready) for order in sends.start_planning(connection, settings, send_id)]
+
+
+def _stale_shards(connection: Connection) -> list[Order]:
+    rows = connection.execute(
+        text(
+            """
+            UPDATE send_shards h SET updated_at = now()
+            FROM (
+                SELECT o.send_id, o.shard_no, s.kind FROM send_shards o JOIN sends s ON s.id = o.send_id
+                WHERE NOT o.done AND o.updated_at < now() - make_interval(secs => :stale) AND s.state = 'planning'
+                ORDER BY o.updated_at LIMIT :limit FOR UPDATE OF o SKIP LOCKED
+            ) stale
+            WHERE h.send_id = stale.send_id AND h.shard_no = stale.shard_no
+            RETURNING h.send_id, h.shard_no, stale.kind = 'transactional' AS transactional
+            """
+        ),
+        {"stale": SHARD_STALE_S, "limit": LIMIT},
+    ).all()
+    return [PlanShard(row.send_id, row.shard_no, row.transactional) for row in rows]
+
+
+def _windows(connection: Connection, settings: Settings) -> list[Order]:
+    """Sends that have planned batches while their window has room: a release was lost between two steps."""
+    rows = connection.execute(
+        text(
+            """
+            SELECT s.id, p.platform, s.kind = 'transactional' AS transactional
+            FROM sends s CROSS JOIN unnest(ARRAY['apns', 'fcm', 'hms']) AS p (platform)
+            WHERE s.state IN ('planning', 'sending')
+              AND EXISTS (SELECT FROM send_batches b
+                          WHERE b.send_id = s.id AND b.platform = p.platform AND b.state = 'planned')
+              AND (SELECT count(*) FROM send_batches b
+                   WHERE b.send_id = s.id AND b.platform = p.platform AND b.state IN ('queued', 'running')) < :window
+            ORDER BY s.created_at LIMIT :limit
+            """
+        ),
+        {"window": settings.release_window, "limit": LIMIT},
+    ).all()
+    return [
+        DeliverBatch(row.id, no, row.platform, row.transactional)
+        for row in rows
+        for no in top_up(connection, row.id, row.platform, settings.release_window)
+    ]
+
+
+def _dead_letters(connection: Connection) -> list[Order]:
+    rows = connection.execute(
+        text(
+            """
+            SELECT DISTINCT send_id, batch_no FROM (
+                SELECT send_id, batch_no FROM dead_letters
+                WHERE processed_at IS NULL AND created_at < now() - make_interval(secs => :stale)
+                ORDER BY created_at LIMIT :limit
+            ) waiting
+            """
+        ),
+        {"stale": DEAD_LETTER_STALE_S, "limit": LIMIT},
+    ).all()
+    return [ProcessDeadLetters(row.send_id, row.batch_no) for row in rows]
+
+
+def _finish(database: Database) -> None:
+    """Sends whose last settlement died before it could look whether it was the last."""
+    with database.begin() as connection:
+        candidates = list(
+            connection.execute(
+                text(
+                    """
+                    SELECT s.id FROM sends s
+                    WHERE s.state = 'sending'
+                      AND NOT EXISTS (SELECT FROM send_batches b WHERE b.send_id = s.id AND b.state <> 'done')
+                    ORDER BY s.created_at LIMIT :limit
+                    """
+                ),
+                {"limit": LIMIT},
+            ).scalars()
+        )
+    for send_id in candidates:
+        sends.finish_if_complete(database, send_id)

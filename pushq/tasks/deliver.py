@@ -1,0 +1,28 @@
+"""Delivery, one batch a task; one task for each platform, so that they are routed apart."""
+
+from __future__ import annotations
+
+import uuid
+
+from celery import Task
+
+from pushq.app import app
+
+
+def _deliver(task: Task, send_id: str, batch_no: int) -> None:
+    from pushq.tasks.runtime import runtime  # noqa: PLC0415 - callers of the task need no database driver
+
+    countdown = runtime().deliver(uuid.UUID(send_id), batch_no)
+    if countdown is not None:
+        raise task.retry(countdown=countdown)
+
+
+# max_retries=None: the policy counts, and reads attempts from the ledger, not from the message.
+@app.task(bind=True, name="pushq.deliver_batch.apns", max_retries=None)  # type: ignore[untyped-decorator]
+def deliver_apns(self: Task, send_id: str, batch_no: int) -> None:
+    _deliver(self, send_id, batch_no)
+
+
+@app.task(bind=True, name="pushq.deliver_batch.fcm", max_retries=None)  # type: ignore[untyped-decorator]
+def deliver_fcm(self: Task, send_id: str, batch_no: int) -> None:
+    _deliver(self, send_id, batch_no)

@@ -1,0 +1,173 @@
+"""What a worker process holds: pools, caches and clients, made once, at its first task or at its start."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+
+from pushq.database import Database
+from pushq.delivery.leases import LeaseKeeper
+from pushq.delivery.run import Delivery
+from pushq.ledger import cleanup, planner, schema, sends, sweeper
+from pushq.ledger.batches import MAX_COUNTDOWN_S
+from pushq.ledger.journal import Journal
+from pushq.ledger.orders import PlanShard
+from pushq.providers.apns.client import ApnsClient
+from pushq.providers.client import ProviderClient
+from pushq.providers.fcm.client import FcmClient
+from pushq.redis_client import open_redis
+from pushq.settings import Settings, load
+from pushq.submission import Submission
+from pushq.tasks.publish import publish
+from pushq.tokens.cache import TokenCache
+from pushq.tokens.invalidation import deactivate_unseen, invalidate_from_dead_letters
+
+log = logging.getLogger("pushq.worker")
+
+#: FCM tells of a dead registration only after 270 days without contact (Firebase, "Best practices for FCM registration token
+#: management"), so a device unseen for that long is not worth a request.
+UNSEEN_PAGE = 10_000
+
+
+class Runtime:
+    """The domain, wired for one process. Every method is safe to repeat.
+
+    Args:
+        platforms: providers this process delivers to; their connections are opened at once.
+
+    Raises:
+        SettingsError: a setting or a secret file is missing or wrong.
+        ServiceUnavailable: PostgreSQL cannot be reached.
+        SchemaMismatch: the database is not at this version's schema.
+    """
+
+    def __init__(self, settings: Settings, platforms: tuple[str, ...] = (), *, greenlets: int = 20) -> None:
+        self.settings = settings
+        apps = settings.need_apps()
+        settings.need_broker()
+        self.redis = open_redis(settings.need_redis())
+        # One connection for each batch at work, and some for the lease keeper and what runs beside.
+        self.database = Database(settings.need_database(), pool_size=greenlets + 4)
+        schema.check(self.database)
+        self.cache = TokenCache(self.redis, self.database, ttl=settings.token_ttl_days * 86_400)
+        self.leases = LeaseKeeper(self.database, settings.lease_seconds)
+        self.clients: dict[tuple[str, str], ProviderClient] = {}
+        for name, app in apps.items():
+            if app.apns is not None and "apns" in platforms:
+                self.clients[name, "apns"] = ApnsClient(
+                    name, app.apns, self.redis, request_timeout_s=settings.request_timeout
+                )
+            if app.fcm is not None and "fcm" in platforms:
+                self.clients[name, "fcm"] = FcmClient(name, app.fcm, self.redis, request_timeout_s=settings.request_timeout)
+        self.delivery = Delivery(
+            self.database,
+            Journal(self.redis),
+            self.cache,
+            self.clients,
+            settings,
+            self.leases,
+            random=random.random,
+        )
+
+    def start(self) -> None:
+        for client in self.clients.values():
+            client.start()
+
+    def close(self, grace: float = 5.0) -> None:
+        for client in self.clients.values():
+            client.close(grace)
+        self.leases.close()
+        self.database.close()
+        self.redis.close()
+
+    def accept(self, send_id: uuid.UUID, submission: Submission) -> None:
+        orders, _ = sends.accept(self.database, self.settings, send_id, submission)
+        if submission.kind == "transactional":
+            # A handful of devices: planned here, so that no second message stands between the call and the phone.
+            for order in orders:
+                if isinstance(order, PlanShard):
+                    self.plan(order.send_id, order.shard_no, 1000)
+        else:
+            publish(orders)
+
+    def plan(self, send_id: uuid.UUID, shard_no: int, pages: int) -> None:
+        for _ in range(pages):
+            page = planner.plan_page(self.database, self.settings, send_id, shard_no)
+            publish(page.orders)
+            if page.done:
+                return
+        publish([PlanShard(send_id, shard_no)])
+
+    def deliver(self, send_id: uuid.UUID, batch_no: int) -> float | None:
+        """Returns the countdown for Celery's retry, or None when this message is done with."""
+        step = self.delivery.run(send_id, batch_no)
+        publish(step.orders)
+        if step.retry_in is None or step.retry_in > MAX_COUNTDOWN_S:
+            return None
+        # Native delayed delivery counts whole seconds; early messages would only be dropped.
+        return max(1.0, step.retry_in)
+
+    def bury(self, send_id: uuid.UUID, batch_no: int) -> None:
+        report = invalidate_from_dead_letters(self.database, self.cache, send_id, batch_no)
+        log.info(
+            "dead_letters_processed",
+            extra={"send_id": str(send_id), "batch_no": batch_no, "invalidated": report.invalidated, "kept": report.kept},
+        )
+
+    def sweep(self) -> None:
+        publish(sweeper.sweep(self.database, self.settings))
+
+    def cleanup(self) -> None:
+        started = time.monotonic()
+        settings = self.settings
+        unseen = deactivate_unseen(self.database, self.cache, "fcm", settings.unseen_days, UNSEEN_PAGE)
+        ledger = cleanup.clean(
+            self.database,
+            today=datetime.now(UTC).date(),
+            ledger_days=settings.ledger_days,
+            dead_letter_days=settings.dead_letter_days,
+        )
+        log.info(
+            "cleaned_up",
+            extra={
+                "unseen": unseen,
+                "sends": ledger.sends,
+                "dropped": ledger.partitions_dropped,
+                "created": ledger.partitions_created,
+                "seconds": round(time.monotonic() - started, 3),
+            },
+        )
+
+
+_runtime: Runtime | None = None
+_lock = threading.Lock()
+
+
+def runtime() -> Runtime:
+    """The process's runtime; made from the environment when nobody has called :func:`configure`."""
+    if _runtime is None:
+        configure(load())
+    assert _runtime is not None
+    return _runtime
+
+
+def configure(settings: Settings, platforms: tuple[str, ...] = ("apns", "fcm"), *, greenlets: int = 20) -> Runtime:
+    """Make the process's runtime, once."""
+    global _runtime  # noqa: PLW0603 - Celery gives a task no other place for what its process owns
+    with _lock:
+        if _runtime is None:
+            _runtime = Runtime(settings, platforms, greenlets=greenlets)
+            _runtime.start()
+        return _runtime
+
+
+def shutdown(grace: float = 5.0) -> None:
+    global _runtime  # noqa: PLW0603
+    with _lock:
+        current, _runtime = _runtime, None
+    if current is not None:
+        current.close(grace)
