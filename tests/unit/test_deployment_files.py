@@ -91,7 +91,8 @@ def test_the_environment_of_every_container_is_understood(name: str, tmp_path: P
 
 def test_every_variable_of_docker_compose_has_a_line_in_the_example() -> None:
     used = re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text())
-    assert set(used) <= set(EXAMPLE)
+    # Read as text: the passwords are empty there, and a parser may leave those out.
+    assert set(used) <= set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
 
 
 def test_the_example_is_understood_by_pushq(tmp_path: Path) -> None:
