@@ -1,0 +1,153 @@
+"""Take tokens out of use: those that a provider called dead, and those that nobody has used for long."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+
+from pushq.database import Database
+from pushq.tokens.cache import TokenCache
+from pushq.tokens.device import parse_platform
+from pushq.tokens.locks import lock_bulk
+from pushq.tokens.partitions import partitions
+
+logger = logging.getLogger("pushq.tokens")
+
+# One statement decides and changes: a phone that registers again meanwhile is either seen, and its token kept, or comes after it.
+# The dead letters are locked in the order of their ids, so that two runs for one batch take turns.
+_INVALIDATE = text("""
+WITH letters AS (
+    SELECT created_at, id, user_id, device_id, platform, reason, invalid_since
+      FROM dead_letters
+     WHERE send_id = :send_id AND batch_no = :batch_no AND processed_at IS NULL
+     ORDER BY id FOR UPDATE
+), gone AS (
+    UPDATE device_tokens d
+       SET is_active = false, deactivated_at = clock_timestamp(), deactivation_reason = l.reason
+      FROM (SELECT DISTINCT ON (user_id, device_id) user_id, device_id, platform, reason, invalid_since
+              FROM letters WHERE invalid_since IS NOT NULL ORDER BY user_id, device_id, invalid_since DESC) l
+     WHERE d.user_id = l.user_id AND d.id = l.device_id AND d.platform = l.platform
+       AND d.is_active AND d.registered_at <= l.invalid_since
+    RETURNING d.user_id, d.id
+), marked AS (
+    UPDATE dead_letters x
+       SET processed_at = clock_timestamp(), invalidated = g.id IS NOT NULL AND l.invalid_since IS NOT NULL
+      FROM letters l LEFT JOIN gone g ON g.user_id = l.user_id AND g.id = l.device_id
+     WHERE x.created_at = l.created_at AND x.id = l.id
+    RETURNING x.invalid_since
+)
+SELECT (SELECT count(*) FROM gone) AS invalidated,
+       (SELECT count(*) FROM marked WHERE invalid_since IS NOT NULL) AS spoken_of,
+       (SELECT count(*) FROM marked) AS processed
+""")
+
+# Processed ones as well: whoever died between the commit and the cache is followed by somebody who repeats both.
+_USERS = text("""
+SELECT DISTINCT platform, user_id FROM dead_letters
+ WHERE send_id = :send_id AND batch_no = :batch_no AND invalid_since IS NOT NULL
+""")
+
+_UNSEEN_PAGE = """
+WITH page AS (
+    SELECT user_id, id FROM {partition}
+     WHERE is_active AND (user_id, id) > (:after_user, :after_device)
+     ORDER BY user_id, id LIMIT :limit
+), gone AS (
+    UPDATE {partition} d
+       SET is_active = false, deactivated_at = clock_timestamp(), deactivation_reason = 'unseen'
+      FROM page p
+     WHERE d.user_id = p.user_id AND d.id = p.id AND d.is_active AND d.platform = :platform
+       AND d.last_seen < now() - make_interval(days => :days)
+    RETURNING d.user_id
+)
+SELECT (SELECT count(*) FROM page) AS scanned,
+       (SELECT user_id FROM page ORDER BY user_id DESC, id DESC LIMIT 1) AS after_user,
+       (SELECT id FROM page ORDER BY user_id DESC, id DESC LIMIT 1) AS after_device,
+       (SELECT coalesce(array_agg(user_id), '{{}}') FROM gone) AS users
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidationReport:
+    """What became of the tokens of a batch's dead letters.
+
+    Attributes:
+        invalidated: devices deactivated now.
+        kept: registered again since they were called dead, or inactive before.
+        processed: dead letters marked as processed now; 0 when the call is repeated.
+        users: (platform, user_id) of whom the provider called a token dead, in this call or an earlier one for the batch.
+    """
+
+    invalidated: int
+    kept: int
+    processed: int
+    users: tuple[tuple[str, int], ...]
+
+
+def invalidate_from_dead_letters(
+    database: Database, send_id: UUID, batch_no: int, *, cache: TokenCache | None = None
+) -> InvalidationReport:
+    """Deactivate the tokens that the batch's dead letters call dead, unless they were registered after that. May be repeated.
+
+    Raises:
+        ServiceUnavailable: PostgreSQL cannot be reached.
+    """
+    key = {"send_id": send_id, "batch_no": batch_no}
+    with database.begin() as connection:
+        lock_bulk(connection)
+        row = connection.execute(_INVALIDATE, key).one()
+        users = tuple((platform, user_id) for platform, user_id in connection.execute(_USERS, key))
+    report = InvalidationReport(row.invalidated, row.spoken_of - row.invalidated, row.processed, users)
+    if cache is not None:
+        for platform in {platform for platform, _ in users}:
+            cache.forget(platform, [user_id for of, user_id in users if of == platform])
+    if report.processed:
+        logger.info(
+            "token.invalidated",
+            extra={
+                "send_id": str(send_id),
+                "batch_no": batch_no,
+                "invalidated": report.invalidated,
+                "kept": report.kept,
+                "processed": report.processed,
+            },
+        )
+    return report
+
+
+def deactivate_unseen(
+    database: Database, platform: str, days: int, limit: int = 20_000, *, cache: TokenCache | None = None
+) -> int:
+    """Deactivate active devices of the platform that were last seen more than ``days`` days ago. Returns how many.
+
+    Walks the table in pages of ``limit`` devices, each a transaction of its own.
+
+    Raises:
+        ServiceUnavailable: PostgreSQL cannot be reached; the pages before stay done.
+    """
+    parse_platform(platform)
+    if days < 1 or limit < 1:
+        raise ValueError(f"days and limit begin at 1, found {days} and {limit}")
+    deactivated = 0
+    for partition in partitions(database):
+        statement = text(_UNSEEN_PAGE.format(partition=partition))
+        after = {"after_user": -(2**63), "after_device": -(2**63)}
+        while True:
+            with database.begin() as connection:
+                lock_bulk(connection)
+                page = connection.execute(
+                    statement, {"platform": platform, "days": days, "limit": limit, **after}
+                ).one()
+            if cache is not None and page.users:
+                cache.forget(platform, page.users)
+            deactivated += len(page.users)
+            if page.scanned < limit:
+                break
+            after = {"after_user": page.after_user, "after_device": page.after_device}
+    logger.info(
+        "token.unseen_deactivated", extra={"platform": platform, "days": days, "deactivated": deactivated}
+    )
+    return deactivated

@@ -1,0 +1,62 @@
+"""How many devices there are, and in which state."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import text
+
+from pushq.database import Database
+from pushq.tokens.cache import RECENT
+from pushq.tokens.partitions import partitions
+
+_COUNT = """
+SELECT app, platform, environment, is_active, deactivation_reason, count(*) AS devices,
+       count(*) FILTER (WHERE last_seen > now() - cast(:recent AS interval)) AS seen
+  FROM {partition} GROUP BY 1, 2, 3, 4, 5
+"""
+
+
+@dataclass(slots=True)
+class DeviceCount:
+    """The devices of one app, platform and environment.
+
+    Attributes:
+        seen: active devices seen within 30 days.
+        by_reason: inactive devices by the reason of their deactivation.
+    """
+
+    app: str
+    platform: str
+    environment: str
+    active: int = 0
+    inactive: int = 0
+    seen: int = 0
+    by_reason: dict[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def stats(database: Database, *, recent: timedelta = RECENT) -> list[DeviceCount]:
+    """Count all devices; one statement per partition, which reads it once. Sorted by app, platform, environment.
+
+    Raises:
+        ServiceUnavailable: PostgreSQL cannot be reached.
+    """
+    counts: dict[tuple[str, str, str], DeviceCount] = {}
+    for partition in partitions(database):
+        with database.begin() as connection:
+            rows = connection.execute(text(_COUNT.format(partition=partition)), {"recent": recent}).all()
+        for app, platform, environment, is_active, reason, devices, seen in rows:
+            count = counts.setdefault((app, platform, environment), DeviceCount(app, platform, environment))
+            if is_active:
+                count.active += devices
+                count.seen += seen
+            else:
+                count.inactive += devices
+                name = reason or "unknown"
+                count.by_reason[name] = count.by_reason.get(name, 0) + devices
+    return [counts[key] for key in sorted(counts)]
