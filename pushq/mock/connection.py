@@ -11,7 +11,6 @@ from pushq.mock.channel import Channel
 from pushq.mock.endpoint import Endpoint
 from pushq.mock.engine import TICK_S, Engine
 
-
 # A write costs as much as ten answers: with a long latency nobody misses a few milliseconds, and the lots become larger.
 MAX_PAUSE_S = 0.005
 PAUSES_PER_LATENCY = 16

@@ -16,6 +16,8 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
+from h2.errors import ErrorCodes
+from hpack.exceptions import HPACKError
 
 from pushq.mock import frames
 from pushq.mock.endpoint import Endpoint
@@ -86,7 +88,10 @@ class StrictEngine:
             return self._violation(rule.violation_code, rule.violation_debug)
         except h2.exceptions.ProtocolError as error:
             self._h2.clear_outbound_data_buffer()
-            return self._violation(int(error.error_code), str(error).encode())
+            # h2 reports a header block it cannot decode as PROTOCOL_ERROR; RFC 9113 (4.3) has its own code for it.
+            undecodable = isinstance(error.__cause__, HPACKError)
+            code = ErrorCodes.COMPRESSION_ERROR if undecodable else error.error_code
+            return self._violation(int(code), str(error).encode())
         out: list[bytes] = []
         for event in events:
             out.append(self._take(event, tick, now))
