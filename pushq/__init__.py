@@ -1,0 +1,34 @@
+"""pushq: push notifications to millions of phones, through Celery.
+
+The names here are the whole interface for an application; importing them pulls in neither gevent nor a database driver.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pushq.errors import InvalidRequest, PushqError, ServiceUnavailable, SettingsError
+
+if TYPE_CHECKING:
+    from pushq.tasks.entry import send_broadcast, send_notification
+
+__version__ = "0.1.0"
+__all__ = [
+    "InvalidRequest",
+    "PushqError",
+    "ServiceUnavailable",
+    "SettingsError",
+    "send_broadcast",
+    "send_notification",
+]
+
+_LAZY = ("send_broadcast", "send_notification")
+
+
+def __getattr__(name: str) -> Any:
+    # Celery is only needed by those who send; `pushq mock` and the settings are usable without it.
+    if name in _LAZY:
+        from pushq.tasks import entry  # noqa: PLC0415
+
+        return getattr(entry, name)
+    raise AttributeError(f"module 'pushq' has no attribute {name!r}")

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pushq.database import Database
 from pushq.delivery.leases import LeaseKeeper
@@ -53,7 +53,7 @@ class Runtime:
         # One connection for each batch at work, and some for the lease keeper and what runs beside.
         self.database = Database(settings.need_database(), pool_size=greenlets + 4)
         schema.check(self.database)
-        self.cache = TokenCache(self.redis, self.database, ttl=settings.token_ttl_days * 86_400)
+        self.cache = TokenCache(self.redis, self.database, timedelta(days=settings.token_ttl_days))
         self.leases = LeaseKeeper(self.database, settings.lease_seconds)
         self.clients: dict[tuple[str, str], ProviderClient] = {}
         for name, app in apps.items():
@@ -112,7 +112,7 @@ class Runtime:
         return max(1.0, step.retry_in)
 
     def bury(self, send_id: uuid.UUID, batch_no: int) -> None:
-        report = invalidate_from_dead_letters(self.database, self.cache, send_id, batch_no)
+        report = invalidate_from_dead_letters(self.database, send_id, batch_no, cache=self.cache)
         log.info(
             "dead_letters_processed",
             extra={"send_id": str(send_id), "batch_no": batch_no, "invalidated": report.invalidated, "kept": report.kept},
@@ -124,7 +124,7 @@ class Runtime:
     def cleanup(self) -> None:
         started = time.monotonic()
         settings = self.settings
-        unseen = deactivate_unseen(self.database, self.cache, "fcm", settings.unseen_days, UNSEEN_PAGE)
+        unseen = deactivate_unseen(self.database, "fcm", settings.unseen_days, UNSEEN_PAGE, cache=self.cache)
         ledger = cleanup.clean(
             self.database,
             today=datetime.now(UTC).date(),

@@ -1,0 +1,148 @@
+"""The Celery app: queues, routes and the settings behind them.
+
+The broker carries work orders, PostgreSQL carries the truth: a lost message costs a delay, so nothing here tries to be cleverer
+than that. The measured reason stands beside each setting that is not Celery's default.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+from celery import Celery
+from celery.schedules import crontab
+from kombu import Exchange, Queue
+
+from pushq.settings import Settings, load
+
+BROADCAST: Final = "pushq.broadcast"
+TRANSACTIONAL: Final = "pushq.transactional"
+DEAD_LETTER: Final = "pushq.dead_letter"
+MAINTENANCE: Final = "pushq.maintenance"
+#: Where RabbitMQ puts a message that has come back too often; the ledger does not need it, an operator may want to see it.
+POISON: Final = "pushq.poison"
+PLATFORM_QUEUES: Final = {
+    (platform, lane): f"push.{platform}" + (".transactional" if lane == "transactional" else "")
+    for platform in ("apns", "fcm")
+    for lane in ("broadcast", "transactional")
+}
+#: Queues of the worker that plans, buries and cleans.
+CORE_QUEUES: Final = (BROADCAST, TRANSACTIONAL, DEAD_LETTER, MAINTENANCE)
+ALL_QUEUES: Final = (*CORE_QUEUES, *PLATFORM_QUEUES.values())
+
+_EXCHANGE: Final = Exchange("pushq", type="topic", durable=True)
+_POISON_EXCHANGE: Final = Exchange("pushq.poison", type="fanout", durable=True)
+
+REDIS_VISIBILITY_S: Final = 300
+
+
+def queues(*, amqp: bool) -> list[Queue]:
+    """Every queue; on RabbitMQ quorum queues, bounded redelivery, and refusal instead of silent loss when one is full."""
+    arguments: dict[str, Any] | None = (
+        {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": 20,
+            "x-dead-letter-exchange": _POISON_EXCHANGE.name,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        }
+        if amqp
+        else None
+    )
+    result = [Queue(name, _EXCHANGE, routing_key=name, durable=True, queue_arguments=arguments) for name in ALL_QUEUES]
+    if amqp:
+        result.append(
+            Queue(POISON, _POISON_EXCHANGE, routing_key="#", durable=True, queue_arguments={"x-queue-type": "quorum"})
+        )
+    return result
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Celery's configuration for these settings."""
+    url = settings.need_broker().reveal()
+    amqp = url.startswith(("amqp", "pyamqp"))
+    return {
+        "broker_url": url,
+        "broker_connection_timeout": 5,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # never give up
+        "broker_channel_error_retry": True,  # RabbitMQ's consumer_timeout closes the channel with 406
+        "broker_pool_limit": 20,
+        "broker_pool_acquire_timeout": 10,  # fail visibly, do not hang
+        # With AMQP heartbeats and an event dispatcher a gevent worker waits 0.1 s in every loop cycle and takes about ten tasks a
+        # second; dead peers are found by TCP keepalive instead (see benchmarks/consume_rate.py).
+        "broker_heartbeat": 0,
+        "broker_transport_options": _amqp_options() if amqp else _redis_options(),
+        "task_queues": queues(amqp=amqp),
+        "task_routes": {
+            "pushq.send_broadcast": {"queue": BROADCAST},
+            "pushq.send_notification": {"queue": TRANSACTIONAL},
+            "pushq.plan_shard": {"queue": BROADCAST},
+            "pushq.deliver_batch.apns": {"queue": PLATFORM_QUEUES["apns", "broadcast"]},
+            "pushq.deliver_batch.fcm": {"queue": PLATFORM_QUEUES["fcm", "broadcast"]},
+            "pushq.dead_letter": {"queue": DEAD_LETTER},
+            "pushq.sweep": {"queue": MAINTENANCE},
+            "pushq.cleanup": {"queue": MAINTENANCE},
+        },
+        "task_default_queue": MAINTENANCE,
+        "task_default_exchange": _EXCHANGE.name,
+        "task_default_exchange_type": "topic",  # native delayed delivery on quorum queues needs it
+        "task_default_routing_key": MAINTENANCE,
+        "task_default_queue_type": "quorum" if amqp else "classic",
+        "task_create_missing_queues": False,  # a typo must not create a queue without a dead-letter exchange
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        "task_publish_retry_policy": {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0},
+        "worker_prefetch_multiplier": 1,  # above the pool's size, gevent blocks the consumer
+        "worker_disable_rate_limits": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": amqp,
+        "worker_hijack_root_logger": False,
+        "worker_send_task_events": settings.events,
+        "task_send_sent_event": settings.events,
+        "enable_utc": True,
+        "beat_schedule": beat_schedule(settings),
+    }
+
+
+def _amqp_options() -> dict[str, Any]:
+    return {
+        "confirm_publish": True,  # without it a refusal by the broker is silent
+        "socket_settings": {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000},
+        "max_retries": 3,
+    }
+
+
+def _redis_options() -> dict[str, Any]:
+    return {
+        "visibility_timeout": REDIS_VISIBILITY_S,
+        # Only a polling interval above the 2 s drain timeout lets unacknowledged messages come back under gevent.
+        "polling_interval": 5,
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 15,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "max_connections": 50,
+        "max_retries": 3,
+    }
+
+
+def beat_schedule(settings: Settings) -> dict[str, Any]:
+    return {
+        # A sweep that nobody took up is worthless once the next one is there.
+        "sweep": {
+            "task": "pushq.sweep",
+            "schedule": timedelta(seconds=settings.sweep_seconds),
+            "options": {"expires": max(settings.sweep_seconds, 1.0)},
+        },
+        "cleanup": {"task": "pushq.cleanup", "schedule": crontab(hour="3", minute="17"), "options": {"expires": 6 * 3600}},
+    }
+
+
+app = Celery("pushq", set_as_current=False)
+app.add_defaults(lambda: configuration(load()))
+app.conf.imports = ("pushq.tasks",)

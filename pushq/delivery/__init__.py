@@ -1,0 +1,1 @@
+"""Delivering a batch: resolve, claim, send, judge, settle."""

@@ -1,0 +1,188 @@
+"""One attempt at a batch: outcomes, verdicts and what has to be tried again, collected while answers come in.
+
+No I/O here: :mod:`pushq.delivery.run` feeds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pushq.http2 import Answer, Burst, Code
+from pushq.ledger.batches import DeadLetter
+from pushq.ledger.outcomes import Outcome
+from pushq.providers.answers import Effect, Scope, Verdict
+
+Judge = Callable[[Answer], Verdict]
+
+#: When more than this share of a batch's answers are of a kind that a wrong set-up of ours can cause, no token is invalidated.
+GUARDED_SHARE: Final = 0.2
+#: A share of fewer answers than this says nothing.
+GUARDED_MINIMUM: Final = 20
+
+
+def _codes(**outcomes: Outcome) -> bytes:
+    table = bytearray(256)
+    for name, outcome in outcomes.items():
+        table[Code[name]] = outcome
+    return bytes(table)
+
+
+#: What a request's code says about its recipient, before any answer is judged.
+_LEAST_ONCE: Final = _codes(OK=Outcome.ACCEPTED)
+_MOST_ONCE: Final = _codes(
+    QUEUED=Outcome.CLAIMED,
+    IN_FLIGHT=Outcome.CLAIMED,
+    OK=Outcome.ACCEPTED,
+    ANSWERED=Outcome.CLAIMED,
+    UNKNOWN=Outcome.UNKNOWN,
+)
+
+
+@dataclass
+class _Part:
+    """A burst and the positions of its requests in the batch."""
+
+    burst: Burst
+    positions: Sequence[int]
+    judged: int = 0
+    seen: bytes = b""
+    finished: bool = False
+
+
+@dataclass
+class Attempt:
+    """Collects what happens to the recipients of one batch in one attempt.
+
+    Attributes:
+        outcomes: one byte per recipient; CLAIMED stands for handed over and unanswered (at_most_once only).
+        failures: why a recipient is to be tried again, by position: (reason, status or None).
+        floor_s: the longest wait that a provider asked for.
+        halted: a verdict that makes sending the rest pointless: a refused set-up or a refused message.
+        reauthenticate: a burst whose credential was refused as expired.
+    """
+
+    outcomes: bytearray
+    at_most_once: bool
+    failures: dict[int, tuple[str, int | None]] = field(default_factory=dict)
+    dead: list[DeadLetter] = field(default_factory=list)
+    guarded: set[int] = field(default_factory=set)
+    floor_s: float = 0.0
+    halted: Verdict | None = None
+    reauthenticate: Burst | None = None
+    not_sent: str | None = None
+    _parts: list[_Part] = field(default_factory=list)
+
+    def pending(self) -> list[int]:
+        """Positions that have no final outcome."""
+        if not any(self.outcomes):
+            return list(range(len(self.outcomes)))
+        return [i for i, outcome in enumerate(self.outcomes) if outcome <= Outcome.CLAIMED]
+
+    def add(self, burst: Burst, positions: Sequence[int]) -> None:
+        self._parts.append(_Part(burst, positions))
+
+    def open_bursts(self) -> list[Burst]:
+        return [part.burst for part in self._parts if not part.finished]
+
+    def cancel(self, reason: str) -> None:
+        """What is not yet written stays unsent."""
+        for burst in self.open_bursts():
+            burst.cancel(reason)
+
+    def collect(self, judge: Judge) -> list[tuple[int, bytes]]:
+        """Take in what has been answered since the last call; returns the changed spans of ``outcomes`` for the journal."""
+        spans = []
+        for part in self._parts:
+            if not part.finished:
+                part.finished = part.burst.wait(0)
+                spans += self._take(part, judge)
+        return spans
+
+    def _take(self, part: _Part, judge: Judge) -> Iterator[tuple[int, bytes]]:
+        codes = bytes(part.burst.codes)
+        if codes == part.seen and part.judged == len(part.burst.answers):
+            return
+        part.seen = codes
+        values = codes.translate(_MOST_ONCE if self.at_most_once else _LEAST_ONCE)
+        positions = part.positions
+        first, last = positions[0], positions[-1] + 1
+        if last - first == len(positions):
+            self.outcomes[first:last] = values
+        else:
+            for position, value in zip(positions, values, strict=True):
+                self.outcomes[position] = value
+        for letter in self.dead:
+            # The translation above knows nothing of answers judged before.
+            self.outcomes[letter.position] = letter.outcome
+        if part.finished:
+            self._note_unanswered(part, codes)
+        if part.burst.answers:
+            self._judge(part, judge)
+        yield first, bytes(self.outcomes[first:last])
+
+    def _note_unanswered(self, part: _Part, codes: bytes) -> None:
+        for code in (Code.NOT_SENT, Code.REFUSED, Code.UNKNOWN):
+            index = codes.find(code)
+            while index >= 0:
+                reason = part.burst.reasons.get(index, "unknown")
+                if code is Code.UNKNOWN:
+                    if not self.at_most_once:
+                        self.failures[part.positions[index]] = (f"no_answer_{reason}", None)
+                else:
+                    self.not_sent = reason
+                index = codes.find(code, index + 1)
+
+    def _judge(self, part: _Part, judge: Judge) -> None:
+        answers = list(part.burst.answers.items())
+        for index, answer in answers[part.judged :]:
+            self._apply(part.positions[index], judge(answer), part.burst)
+        part.judged = len(answers)
+        if self.at_most_once:
+            # An answer that invites a repetition proves that nothing was delivered.
+            for position in self.failures:
+                if self.outcomes[position] == Outcome.CLAIMED:
+                    self.outcomes[position] = Outcome.PENDING
+
+    def _apply(self, position: int, verdict: Verdict, burst: Burst) -> None:
+        effect = verdict.effect
+        if effect is Effect.TOKEN_DEAD:
+            self._bury(position, Outcome.TOKEN_DEAD, verdict)
+            if verdict.guarded:
+                self.guarded.add(position)
+        elif effect is Effect.REJECTED or (effect is Effect.CONFIGURATION and verdict.scope is Scope.RECIPIENT):
+            self._bury(position, Outcome.REJECTED, verdict)
+            if verdict.scope is Scope.MESSAGE:
+                self.halted = self.halted or verdict
+        elif effect is Effect.CONFIGURATION:
+            self.failures[position] = (verdict.reason, verdict.status)
+            self.halted = self.halted or verdict
+        else:
+            self.failures[position] = (verdict.reason, verdict.status)
+            self.floor_s = max(self.floor_s, verdict.wait_s)
+            if effect is Effect.REAUTHENTICATE:
+                self.reauthenticate = burst
+
+    def _bury(self, position: int, outcome: Outcome, verdict: Verdict) -> None:
+        self.outcomes[position] = outcome
+        self.failures.pop(position, None)
+        self.dead.append(DeadLetter(position, outcome, verdict.status, verdict.reason, verdict.invalid_since))
+
+    def end_pending(self, positions: Sequence[int], ending: Outcome) -> None:
+        """Give recipients that will not be tried again their final outcome, and a dead letter each."""
+        for position in positions:
+            reason, status = self.failures.pop(position, (ending.name.lower(), None))
+            self.outcomes[position] = ending
+            self.dead.append(DeadLetter(position, ending, status, reason, None))
+
+    def letters(self) -> tuple[list[DeadLetter], bool]:
+        """The dead letters; and whether tokens are kept because too many failed in a way that we may have caused."""
+        answered = len(self.outcomes) - sum(self.outcomes.count(o) for o in (Outcome.PENDING, Outcome.CLAIMED, Outcome.SUPPRESSED))
+        held = len(self.guarded) >= GUARDED_MINIMUM and len(self.guarded) > GUARDED_SHARE * answered
+        if not held:
+            return self.dead, False
+        return [
+            DeadLetter(d.position, d.outcome, d.status, d.reason, None) if d.position in self.guarded else d for d in self.dead
+        ], True
+

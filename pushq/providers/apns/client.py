@@ -1,0 +1,118 @@
+"""One app's access to APNs: its token, its connections, its requests."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from urllib.parse import urlsplit
+
+import redis
+
+from pushq.http2 import Answer, Burst, HeaderTemplate, Origin, Pool, PoolSettings
+from pushq.providers.answers import Verdict
+from pushq.providers.apns import request
+from pushq.providers.apns.credentials import ProviderTokens, load_key
+from pushq.providers.apns.responses import RULES, judge
+from pushq.providers.client import Message
+from pushq.settings import ApnsSettings
+
+_RETIRE = tuple(reason.encode() for (_, reason), rule in RULES.items() if rule.retire)
+#: Sends whose template and body are kept; more than run at the same time.
+_KEPT_SENDS = 64
+
+
+class ApnsClient:
+    """See :class:`pushq.providers.client.ProviderClient`."""
+
+    platform = "apns"
+
+    def __init__(self, app: str, settings: ApnsSettings, client: redis.Redis, *, request_timeout_s: float) -> None:
+        self._app, self._settings = app, settings
+        self._tokens = ProviderTokens(settings, load_key(settings, app), client, time.time)
+        pool_settings = PoolSettings(
+            min_connections=settings.min_connections,
+            max_connections=settings.max_connections,
+            request_timeout_s=request_timeout_s,
+        )
+        self._pools = {
+            "production": Pool(f"apns/{app}", _origin(settings.url, settings), pool_settings, retire_on=_retires),
+            "sandbox": Pool(f"apns/{app}/sandbox", _origin(settings.sandbox_url, settings), pool_settings, retire_on=_retires),
+        }
+        self._started: set[str] = set()
+        self._rendered: dict[uuid.UUID, tuple[bytes, HeaderTemplate, bytes]] = {}
+
+    def start(self) -> None:
+        self._start("production")
+
+    def _start(self, environment: str) -> None:
+        if environment not in self._started:
+            self._started.add(environment)
+            self._pools[environment].start()
+
+    def close(self, grace: float) -> None:
+        for environment in self._started:
+            self._pools[environment].close(grace)
+
+    def pool(self, environment: str) -> Pool:
+        # Most apps have no sandbox devices: its connections are opened for the first of them.
+        self._start(environment)
+        return self._pools[environment]
+
+    def burst(self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime) -> Burst:
+        template, body = self._render(message)
+        send_id = message.send_id
+        return Burst(
+            template,
+            len(tokens),
+            targets=tokens,
+            bodies=body,
+            values=[(request.apns_id(send_id, device),) for device in device_ids],
+        )
+
+    def _render(self, message: Message) -> tuple[HeaderTemplate, bytes]:
+        authorization = self._tokens.authorization()
+        kept = self._rendered.get(message.send_id)
+        if kept is None or kept[0] != authorization:
+            expires_at = 0 if message.notification.ttl == 0 else int(message.expires_at.timestamp())
+            headers = request.headers(
+                message.notification,
+                topic=self._settings.topic,
+                authorization=authorization,
+                expires_at=expires_at,
+                collapse_id=message.collapse_id,
+            )
+            template = HeaderTemplate(request.PATH_PREFIX, headers, varying=(b"apns-id",))
+            kept = authorization, template, request.payload(message.notification)
+            self._rendered[message.send_id] = kept
+            while len(self._rendered) > _KEPT_SENDS:
+                del self._rendered[next(iter(self._rendered))]
+        return kept[1], kept[2]
+
+    def judge(self, answer: Answer, *, sent_at: datetime, now: datetime) -> Verdict:
+        return judge(answer.status, answer.headers, answer.body, sent_at=sent_at, now=now)
+
+    def reauthenticate(self, burst: Burst) -> None:
+        self._tokens.expired(dict(burst.template.headers)[b"authorization"])
+
+    def explain(self, verdict: Verdict) -> str:
+        table = f"apps.{self._app}.apns"
+        look = {
+            "InvalidProviderToken": f"{table}.key_file, key_id and team_id belong together",
+            "BadTopic": f"{table}.topic is the app's bundle id",
+            "TopicDisallowed": f"{table}.topic belongs to the team of the key",
+            "BadEnvironmentKeyInToken": f"the key of {table} is made for this environment",
+            "BadEnvironmentKeyIdInToken": f"the key of {table} is made for this environment",
+        }.get(verdict.reason, f"the settings in {table}")
+        return f"APNs refuses app {self._app!r} ({verdict.status} {verdict.reason}). Check that {look}, then: pushq resume"
+
+
+def _origin(url: str, settings: ApnsSettings) -> Origin:
+    parts = urlsplit(url)
+    return Origin(parts.hostname or "", parts.port or 443, ca_file=settings.ca_file)
+
+
+def _retires(answer: Answer) -> bool:
+    # Cheap before exact: the answer is parsed once, later, where it is judged.
+    return answer.status != 410 and any(reason in answer.body for reason in _RETIRE)

@@ -1,0 +1,133 @@
+"""The provider token for APNs: one JWT per team and key for the whole fleet.
+
+Source: Apple, "Establishing a token-based connection to APNs": ES256, refused when over 60 minutes old, and not to be renewed more
+often than every 20. Apple's staff and field reports say that tokens of one team count together, so the fleet shares one through
+Redis; who mints holds a lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import jwt
+import orjson
+import redis
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from pushq.errors import SettingsError
+from pushq.settings import ApnsSettings
+
+log = logging.getLogger("pushq.apns")
+
+RENEW_AFTER_S: Final = 50 * 60
+#: Never two tokens within this time, not even when APNs calls the first one expired.
+MIN_INTERVAL_S: Final = 20 * 60
+#: Without Redis, independent workers floor `iat` to this boundary so that their tokens carry the same claims.
+FLOOR_S: Final = 30 * 60
+LOCK_S: Final = 10
+
+
+def load_key(settings: ApnsSettings, name: str) -> EllipticCurvePrivateKey:
+    """Read the .p8 file.
+
+    Raises:
+        SettingsError: it holds no P-256 private key; the message names the setting, never the content.
+    """
+    setting = f"apps.{name}.apns.key_file"
+    expected = "the .p8 file that Apple gave out: an unencrypted P-256 private key in PEM"
+    try:
+        key = load_pem_private_key(settings.key_file.read_bytes(), password=None)
+    except (ValueError, TypeError):
+        raise SettingsError(f"{setting}: found {str(settings.key_file)!r}, which holds no readable key; expected {expected}") from None
+    except OSError as exc:
+        raise SettingsError(f"{setting}: found {str(settings.key_file)!r}, which cannot be read ({exc.strerror})") from None
+    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
+        raise SettingsError(f"{setting}: found a key of another kind in {str(settings.key_file)!r}; expected {expected}")
+    return key
+
+
+class ProviderTokens:
+    """Hands out the current token of one team and key.
+
+    Args:
+        clock: UNIX seconds; injected so that tests can let an hour pass.
+    """
+
+    def __init__(
+        self, settings: ApnsSettings, key: EllipticCurvePrivateKey, client: redis.Redis, clock: Callable[[], float]
+    ) -> None:
+        self._team, self._key_id, self._key = settings.team_id, settings.key_id, key
+        self._redis, self._clock = client, clock
+        self._slot = f"pushq:apns:token:{self._team}:{self._key_id}"
+        self._lock = threading.Lock()
+        self._token = b""
+        self._issued = 0.0
+        self._renew_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"ProviderTokens(team={self._team}, key={self._key_id})"
+
+    def authorization(self) -> bytes:
+        """The value of the ``authorization`` header."""
+        if self._clock() < self._renew_at:
+            return self._token
+        with self._lock:
+            if self._clock() >= self._renew_at:
+                self._renew(RENEW_AFTER_S)
+        return self._token
+
+    def expired(self, stale: bytes) -> None:
+        """APNs says that ``stale`` is too old. Take a newer one, unless ours is younger than the 20 minutes."""
+        with self._lock:
+            if self._token != stale:
+                return
+            if self._clock() - self._issued >= MIN_INTERVAL_S:
+                self._renew(MIN_INTERVAL_S)
+            else:
+                log.error("apns_token_refused_while_young", extra={"key": self._key_id, "hint": "check this machine's clock"})
+
+    def _renew(self, oldest_s: float) -> None:
+        """Take the fleet's token when it is younger than ``oldest_s``, else mint one under the fleet's lock."""
+        try:
+            shared = self._shared()
+            if shared is None or self._clock() - shared[1] >= oldest_s:
+                shared = self._mint_for_all(oldest_s)
+        except redis.RedisError as exc:
+            log.warning("apns_token_minted_alone", extra={"key": self._key_id, "error": type(exc).__name__})
+            issued = self._clock() // FLOOR_S * FLOOR_S
+            shared = self._mint(issued), issued
+            self._hold(*shared, until=issued + FLOOR_S)
+            return
+        self._hold(*shared, until=shared[1] + RENEW_AFTER_S)
+
+    def _hold(self, token: bytes, issued: float, *, until: float) -> None:
+        self._token, self._issued = b"bearer " + token, issued
+        # Another worker may still be minting: look again soon, not at every request.
+        self._renew_at = max(until, self._clock() + 1.0)
+
+    def _shared(self) -> tuple[bytes, float] | None:
+        raw: Any = self._redis.get(self._slot)
+        if not raw:
+            return None
+        found = orjson.loads(raw)
+        return found["token"].encode(), float(found["iat"])
+
+    def _mint_for_all(self, oldest_s: float) -> tuple[bytes, float]:
+        with self._redis.lock(f"{self._slot}:lock", timeout=LOCK_S, blocking_timeout=LOCK_S):
+            shared = self._shared()
+            if shared is not None and self._clock() - shared[1] < oldest_s:
+                return shared
+            issued = float(int(self._clock()))
+            token = self._mint(issued)
+            self._redis.set(self._slot, orjson.dumps({"token": token.decode(), "iat": issued}), ex=3600)
+            log.info("apns_token_minted", extra={"key": self._key_id})
+            return token, issued
+
+    def _mint(self, issued: float) -> bytes:
+        return jwt.encode(
+            {"iss": self._team, "iat": int(issued)}, self._key, algorithm="ES256", headers={"kid": self._key_id}
+        ).encode()

@@ -1,0 +1,71 @@
+"""What delivery needs of a provider, whichever it is."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from pushq.errors import PushqError
+from pushq.http2 import Answer, Burst, Pool
+from pushq.notification import Notification
+from pushq.providers.answers import Verdict
+
+
+class CredentialRefused(PushqError):
+    """The provider, or its token endpoint, does not accept the credential: an operator has to mend it.
+
+    The message names the setting to look at.
+    """
+
+
+class CredentialUnavailable(PushqError):
+    """No credential could be had right now (the token endpoint did not answer): worth another try later."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One send as the providers see it.
+
+    Attributes:
+        expires_at: when delivery stops making sense.
+        collapse_id: the caller's, or the send's own where a repetition must replace its first copy on the phone.
+    """
+
+    send_id: uuid.UUID
+    notification: Notification
+    expires_at: datetime
+    collapse_id: str | None
+
+
+class ProviderClient(Protocol):
+    """One app's access to one provider. Everything in it may be used by many greenlets at once."""
+
+    platform: str
+
+    def start(self) -> None:
+        """Open connections in advance; returns at once."""
+
+    def close(self, grace: float) -> None:
+        """Finish what is in flight within ``grace`` seconds."""
+
+    def pool(self, environment: str) -> Pool:
+        """Connections to the environment (``production`` or ``sandbox``)."""
+
+    def burst(self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime) -> Burst:
+        """The requests for these devices, ready to be submitted.
+
+        Raises:
+            CredentialRefused, CredentialUnavailable
+        """
+
+    def judge(self, answer: Answer, *, sent_at: datetime, now: datetime) -> Verdict:
+        """What an answer other than 200 means."""
+
+    def reauthenticate(self, burst: Burst) -> None:
+        """The provider called the credential of these requests expired: get another one, as soon as its rules allow."""
+
+    def explain(self, verdict: Verdict) -> str:
+        """For an operator: what a refusal of the set-up means and which setting to look at."""

@@ -1,0 +1,87 @@
+"""One app's access to FCM: its access token, its connections, its requests."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import redis
+
+from pushq.http2 import Answer, Burst, HeaderTemplate, Origin, Pool, PoolSettings
+from pushq.providers.answers import Verdict
+from pushq.providers.client import Message
+from pushq.providers.fcm import request
+from pushq.providers.fcm.credentials import AccessTokens
+from pushq.providers.fcm.responses import judge
+from pushq.settings import FcmSettings
+
+#: FCM's back end takes 100 at once and answers the next one with GOAWAY (firebase-admin-node caps itself at the same figure).
+MAX_STREAMS: Final = 100
+_KEPT_SENDS: Final = 64
+
+
+class FcmClient:
+    """See :class:`pushq.providers.client.ProviderClient`."""
+
+    platform = "fcm"
+
+    def __init__(self, app: str, settings: FcmSettings, client: redis.Redis, *, request_timeout_s: float) -> None:
+        self._app, self._settings = app, settings
+        self._tokens = AccessTokens(app, settings, client, time.time)
+        self._path = request.path(settings.project_id)
+        parts = urlsplit(settings.url)
+        self._pool = Pool(
+            f"fcm/{app}",
+            Origin(parts.hostname or "", parts.port or 443, ca_file=settings.ca_file),
+            PoolSettings(
+                min_connections=settings.min_connections,
+                max_connections=settings.max_connections,
+                max_streams=MAX_STREAMS,
+                stream_ceiling=1.0,
+                request_timeout_s=request_timeout_s,
+            ),
+        )
+        self._template: tuple[bytes, HeaderTemplate] | None = None
+        self._rendered: dict[uuid.UUID, dict[str, Any]] = {}
+
+    def start(self) -> None:
+        self._pool.start()
+
+    def close(self, grace: float) -> None:
+        self._pool.close(grace)
+
+    def pool(self, environment: str) -> Pool:
+        return self._pool
+
+    def burst(self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime) -> Burst:
+        authorization = self._tokens.authorization()
+        if self._template is None or self._template[0] != authorization:
+            self._template = authorization, HeaderTemplate(self._path, request.headers(authorization=authorization))
+        parts = self._rendered.get(message.send_id)
+        if parts is None:
+            parts = request.message(
+                message.notification, ttl_s=message.notification.ttl, collapse_id=message.collapse_id
+            )
+            self._rendered[message.send_id] = parts
+            while len(self._rendered) > _KEPT_SENDS:
+                del self._rendered[next(iter(self._rendered))]
+        return Burst(self._template[1], len(tokens), bodies=request.bodies(parts, tokens))
+
+    def judge(self, answer: Answer, *, sent_at: datetime, now: datetime) -> Verdict:
+        return judge(answer.status, answer.headers, answer.body, sent_at=sent_at, now=now)
+
+    def reauthenticate(self, burst: Burst) -> None:
+        self._tokens.expired(dict(burst.template.headers)[b"authorization"])
+
+    def explain(self, verdict: Verdict) -> str:
+        table = f"apps.{self._app}.fcm"
+        look = {
+            403: f"the FCM API is enabled and the service account of {table} may send messages",
+            404: f"{table}.project_id is right",
+        }.get(verdict.status, f"the settings in {table} are right")
+        detail = f": {verdict.detail}" if verdict.detail else ""
+        return f"FCM refuses app {self._app!r} ({verdict.status} {verdict.reason}{detail}). Check that {look}, then: pushq resume"

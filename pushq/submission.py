@@ -1,0 +1,151 @@
+"""A call to ``send_broadcast`` or ``send_notification``, checked completely before anything is published.
+
+Pure but for the clock passed in. The same checks run again where the call arrives, for callers that are no Python.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, Final, Literal, cast
+
+import orjson
+
+from pushq.audience.request import Audience, as_json, parse_audience
+from pushq.errors import InvalidRequest
+from pushq.notification import Notification, kind, parse_notification
+from pushq.providers.apns import request as apns
+from pushq.providers.fcm import request as fcm
+
+Guarantee = Literal["at_least_once", "at_most_once"]
+Kind = Literal["broadcast", "transactional"]
+
+GUARANTEES: Final = ("at_least_once", "at_most_once")
+#: Platforms that this version delivers to.
+PLATFORMS: Final = ("apns", "fcm")
+MAX_KEY_LENGTH: Final = 200
+_NAMESPACE: Final = uuid.UUID("4e0f1c5b-6e0a-5b8e-9d3a-2f6c1f0a7b52")
+_CHECKS: Final = {"apns": apns.check, "fcm": fcm.check}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One valid call. ``app`` is None where the caller leaves it to the only configured app."""
+
+    kind: Kind
+    notification: Notification
+    audience: Audience
+    guarantee: Guarantee
+    called_at: datetime
+    app: str | None = None
+    idempotency_key: str | None = None
+    send_at: datetime | None = None
+
+    @property
+    def expires_at(self) -> datetime:
+        """When pushq stops trying. A ``ttl`` of 0 is one attempt, for which a minute is allowed to pass in the queue."""
+        return (self.send_at or self.called_at) + timedelta(seconds=max(self.notification.ttl, 60))
+
+    def send_id(self) -> uuid.UUID:
+        """The send's id: with an idempotency key always the same for the same key, so that a repeated call is the same send."""
+        if self.idempotency_key is None:
+            return uuid.uuid4()
+        return uuid.uuid5(_NAMESPACE, f"{self.app or ''}\0{self.idempotency_key}")
+
+    def fingerprint(self) -> str:
+        """Tells whether two calls with one idempotency key ask for the same thing."""
+        document = self.as_json()
+        del document["called_at"]
+        return sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        """What travels to the broadcast worker; :func:`parse_submission` reads it back."""
+        document: dict[str, Any] = {
+            "kind": self.kind,
+            "notification": self.notification.as_json(),
+            "audience": as_json(self.audience),
+            "guarantee": self.guarantee,
+            "called_at": self.called_at.isoformat(),
+            "app": self.app,
+            "idempotency_key": self.idempotency_key,
+            "send_at": self.send_at.isoformat() if self.send_at else None,
+        }
+        return {key: value for key, value in document.items() if value is not None}
+
+
+def submit(
+    kind_: Kind,
+    *,
+    notification: object,
+    audience: object,
+    guarantee: object,
+    called_at: datetime,
+    app: object = None,
+    idempotency_key: object = None,
+    send_at: object = None,
+) -> Submission:
+    """Check a call.
+
+    Raises:
+        InvalidRequest: names the field, what was found and what is allowed.
+    """
+    message = parse_notification(notification)
+    people = parse_audience(audience)
+    for platform in people.platforms:
+        if platform not in PLATFORMS:
+            raise InvalidRequest("audience.platforms", repr(platform), f"some of: {', '.join(PLATFORMS)}")
+    for platform in people.platforms or PLATFORMS:
+        _CHECKS[platform](message)
+    if guarantee not in GUARANTEES:
+        raise InvalidRequest("guarantee", kind(guarantee), " or ".join(repr(g) for g in GUARANTEES))
+    for name, value in (("app", app), ("idempotency_key", idempotency_key)):
+        if value is not None and not (isinstance(value, str) and 1 <= len(value) <= MAX_KEY_LENGTH and "\0" not in value):
+            raise InvalidRequest(name, kind(value), f"a text of 1 to {MAX_KEY_LENGTH} characters")
+    return Submission(
+        kind=kind_,
+        notification=message,
+        audience=people,
+        guarantee=cast(Guarantee, guarantee),
+        called_at=called_at,
+        app=cast("str | None", app),
+        idempotency_key=cast("str | None", idempotency_key),
+        send_at=_time(send_at, "send_at"),
+    )
+
+
+def parse_submission(document: Mapping[str, Any]) -> Submission:
+    """Read back what :meth:`Submission.as_json` wrote, with all checks."""
+    which = document.get("kind")
+    if which not in ("broadcast", "transactional"):
+        raise InvalidRequest("kind", kind(which), "'broadcast' or 'transactional'")
+    called_at = _time(document.get("called_at"), "called_at")
+    if called_at is None:
+        raise InvalidRequest("called_at", "nothing", "an ISO 8601 time")
+    return submit(
+        cast(Kind, which),
+        notification=document.get("notification"),
+        audience=document.get("audience"),
+        guarantee=document.get("guarantee"),
+        called_at=called_at,
+        app=document.get("app"),
+        idempotency_key=document.get("idempotency_key"),
+        send_at=document.get("send_at"),
+    )
+
+
+def _time(value: object, name: str) -> datetime | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise InvalidRequest(name, repr(value[:60]), "an ISO 8601 time such as 2030-01-31T18:00:00+01:00") from None
+    if not isinstance(value, datetime):
+        raise InvalidRequest(name, kind(value), "a datetime with a time zone")
+    if value.tzinfo is None:
+        raise InvalidRequest(name, f"{value.isoformat()} without a time zone", "a time with its zone, such as +00:00")
+    return value.astimezone(UTC)
