@@ -331,7 +331,7 @@ class TokenCache:
 
     def epoch(self) -> bytes | None:
         """The epoch to read before PostgreSQL; None if Redis does not answer."""
-        return self._try(lambda: cast("bytes | None", self._redis.get(EPOCH_KEY)) or b"")
+        return cast("bytes | None", self._try(lambda: self._redis.get(EPOCH_KEY) or b""))
 
     def _fill_many(self, entries: Sequence[tuple[str, bytes]], epoch: bytes) -> int:
         filled = 0
@@ -460,7 +460,7 @@ def clear(client: redis.Redis) -> int:
     removed = 0
     client.incr(EPOCH_KEY)
     for keys in _scan(client):
-        removed += cast("int", client.unlink(*keys))
+        removed += client.unlink(*keys)
     return removed
 
 
@@ -475,7 +475,7 @@ def stats(client: redis.Redis, *, samples: int = 200) -> CacheStats:
         for key in keys[: max(samples - len(sampled), 0)]:
             usage = client.memory_usage(key)
             if usage is not None:
-                sampled.append(int(cast("int", usage)))
+                sampled.append(int(usage))
     return CacheStats(dict(sorted(entries.items())), sum(sampled) // len(sampled) if sampled else 0)
 
 

@@ -70,8 +70,7 @@ class CsvReader:
         pick, sink, width = self._pick, self._sink, self._width
         for number, line in lines:
             if line is None:
-                reason, shown = block.faults[number]
-                yield Reject(number, reason, shown)
+                yield Reject(number, *block.faults[number])
             elif not line:
                 continue
             elif pick is None:
@@ -109,8 +108,7 @@ class CsvReader:
             number, line = waiting[0]
             if line is None:
                 waiting.popleft()
-                reason, shown = block.faults[number]
-                yield Reject(number, reason, shown)
+                yield Reject(number, *block.faults[number])
                 continue
             if not line:
                 waiting.popleft()
@@ -231,8 +229,7 @@ class JsonLinesReader:
         sink, loads, app, known = self._sink, orjson.loads, self._app, frozenset(COLUMNS)
         for number, line in enumerate(block.lines, block.first):
             if line is None:
-                reason, shown = block.faults[number]
-                yield Reject(number, reason, shown)
+                yield Reject(number, *block.faults[number])
                 continue
             if not line or line.isspace():
                 continue
