@@ -99,7 +99,8 @@ class Connection:
 
     @property
     def takes_requests(self) -> bool:
-        return self.end_reason is None and not self.core.draining
+        """It is open and ready for more, or will be when some of its requests are answered."""
+        return self.end_reason is None and self.core.peer.received and not self.core.draining
 
     @property
     def full(self) -> bool:

@@ -173,7 +173,7 @@ class Dialer:
             addresses = socket.getaddrinfo(
                 self._origin.host, self._origin.port, 0, constants.SOCK_STREAM, constants.IPPROTO_TCP
             )
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot even be asked for
             raise ConnectFailed(Reason.DNS, f"{self._origin.host}: {_describe(error)}") from error
         failure: OSError | None = None
         for family, kind, protocol, _, address in addresses:

@@ -194,7 +194,7 @@ class Pool:
         taking = [each for each in self._connections if each.takes_requests]
         return PoolStats(
             connections=len(taking),
-            draining=len(self._connections) - len(taking),
+            draining=sum(each.core.draining for each in self._connections),
             streams=sum(each.core.in_flight for each in self._connections),
             stream_limit=sum(each.core.stream_limit for each in taking),
             queued=self._queue.waiting,
@@ -331,7 +331,10 @@ class Pool:
         """Whether one more connection is needed now."""
         taking = [each for each in self._connections if each.takes_requests]
         settings = self._settings
-        if self._closed or len(self._connections) - len(taking) >= 2 * settings.max_connections:
+        if (
+            self._closed
+            or sum(each.core.draining for each in self._connections) >= 2 * settings.max_connections
+        ):
             return (
                 False  # so many that still drain: something is wrong with the peer, and more would not help
             )

@@ -8,6 +8,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+from h2.settings import SettingCodes
 
 from pushq.http2.burst import Burst, Code
 from pushq.http2.core import Core
@@ -53,7 +54,9 @@ class Request:
 class Referee:
     """The server's side; ``exchange`` moves bytes both ways until nobody has anything to say."""
 
-    def __init__(self, core: Core, settings: dict[int, int] | None = None, *, greet: bool = True) -> None:
+    def __init__(
+        self, core: Core, settings: dict[SettingCodes, int] | None = None, *, greet: bool = True
+    ) -> None:
         self.core = core
         # Header checks stay on: pseudo-headers, their order, lower case, no connection headers.
         self.server = h2.connection.H2Connection(
@@ -62,8 +65,8 @@ class Referee:
         self.server.local_settings = h2.settings.Settings(
             client=False,
             initial_values={
-                int(h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS): 1000,
-                int(h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE): 1 << 20,
+                SettingCodes.MAX_CONCURRENT_STREAMS: 1000,
+                SettingCodes.MAX_HEADER_LIST_SIZE: 1 << 20,
                 **(settings or {}),
             },
         )
@@ -152,7 +155,7 @@ def settings_of(**values: int) -> bytes:
     return frame(FrameType.SETTINGS, 0, 0, payload)
 
 
-def ready(settings: dict[int, int] | None = None, **options: object) -> Referee:
+def ready(settings: dict[SettingCodes, int] | None = None, **options: object) -> Referee:
     """A connection that has its first answer."""
     referee = Referee(Core(b"localhost:8443", **options), settings)  # type: ignore[arg-type]
     referee.settle_in()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
-from http2_referee import APNS, Referee, burst_of, tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +17,10 @@ from pushq.http2.errors import BurstMisused, PeerViolation
 from pushq.http2.frames import ErrorCode, FrameType, frame, settings_frame
 from pushq.http2.queue import BurstQueue
 from pushq.http2.reasons import Reason
+from tests.unit.http2_referee import APNS, Referee, burst_of, tokens
 
 FINAL = {Code.OK, Code.ANSWERED, Code.NOT_SENT, Code.REFUSED, Code.UNKNOWN}
-STREAMS, WINDOW = int(SettingCodes.MAX_CONCURRENT_STREAMS), int(SettingCodes.INITIAL_WINDOW_SIZE)
+STREAMS, WINDOW = SettingCodes.MAX_CONCURRENT_STREAMS, SettingCodes.INITIAL_WINDOW_SIZE
 
 #: What may happen next, with a number that says which or how much.
 STEPS = st.tuples(
@@ -86,14 +87,13 @@ def test_every_request_ends_exactly_once(steps: list[tuple[str, int]], limit: in
         now += 0.1
         open_ids = [each.stream_id for each in referee.requests.values()]
         chosen = open_ids[number % len(open_ids)] if open_ids else None
-        if not alive and step not in ("cancel",):
+        if not alive and step != "cancel":
             continue
         # h2 refuses to do what the state forbids, such as a second answer; that is not the point here.
         with contextlib.suppress(ProtocolError):
             try:
                 if step == "write":
-                    at = now
-                    queue.feed(lambda burst, most, at=at: core.write(burst, most, at, at + 1.0), number)
+                    queue.feed(writer(core, now), number)
                     referee.exchange()
                 elif (
                     step in ("answer", "headers", "refuse_request", "reset", "refuse") and chosen is not None
@@ -136,6 +136,10 @@ def test_every_request_ends_exactly_once(steps: list[tuple[str, int]], limit: in
         assert set(burst.answers) == {
             index for index, code in enumerate(burst.codes) if code == Code.ANSWERED
         }
+
+
+def writer(core: Core, now: float) -> Callable[[Burst, int], int]:
+    return lambda burst, most: core.write(burst, most, now, now + 1.0)
 
 
 def _act(referee: Referee, step: str, stream_id: int) -> None:
@@ -193,7 +197,11 @@ def test_no_bytes_make_it_fail_in_any_other_way_than_by_name(
     try:
         for start in range(0, len(data), piece):
             core.receive(data[start : start + piece])
-    except PeerViolation as violation:
+    except PeerViolation as caught:
+        violation: PeerViolation | None = caught
+    else:
+        violation = None
+    if violation is not None:
         assert violation.code in set(ErrorCode)
         assert core.draining
     core.abandon(Reason.CONNECTION_LOST)
