@@ -33,7 +33,8 @@ ALL_QUEUES: Final = (*CORE_QUEUES, *PLATFORM_QUEUES.values())
 _EXCHANGE: Final = Exchange("pushq", type="topic", durable=True)
 _POISON_EXCHANGE: Final = Exchange("pushq.poison", type="fanout", durable=True)
 
-REDIS_VISIBILITY_S: Final = 300
+#: After this, a message that a dead worker had taken is put back (by the sweep; see pushq.tasks.redelivery).
+REDIS_VISIBILITY_S: Final = 120
 
 
 def queues(*, amqp: bool) -> list[Queue]:
@@ -97,7 +98,10 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_ignore_result": True,
         "task_store_errors_even_if_ignored": False,
         "task_publish_retry_policy": {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0},
-        "worker_prefetch_multiplier": 1,  # above the pool's size, gevent blocks the consumer
+        # RabbitMQ: above the pool's size, gevent blocks the consumer, which then misses what the broker says.
+        # Redis: a consumer whose prefetch is full sleeps a second before it looks again (kombu, MultiChannelPoller.get), while
+        # one that is blocked by the pool goes on as soon as a task ends; there are no heartbeats to miss.
+        "worker_prefetch_multiplier": 1 if amqp else 4,
         "worker_disable_rate_limits": True,
         "worker_cancel_long_running_tasks_on_connection_loss": amqp,
         "worker_hijack_root_logger": False,
@@ -119,10 +123,6 @@ def _amqp_options() -> dict[str, Any]:
 def _redis_options() -> dict[str, Any]:
     return {
         "visibility_timeout": REDIS_VISIBILITY_S,
-        # Only a polling interval above the 2 s drain timeout lets unacknowledged messages come back under gevent.
-        "polling_interval": 5,
-        "unacked_restore_interval": 1,
-        "unacked_restore_throttle": 1,
         "socket_timeout": 15,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,

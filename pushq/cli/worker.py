@@ -13,12 +13,12 @@ from pushq.cli.parent import end_with
 from pushq.settings import Settings, load
 
 #: Batches that one process works on at the same time.
-DEFAULT_CONCURRENCY = {"core": 8, "apns": 16, "fcm": 16}
+DEFAULT_CONCURRENCY = {"core": 16, "apns": 16, "fcm": 16}
 
 
 @click.command(epilog="Example: pushq worker apns --concurrency 16")
 @click.argument("kind", type=click.Choice(["core", "apns", "fcm"]))
-@click.option("--concurrency", "-c", type=click.IntRange(1, 1000), help="Batches at the same time (core: 8, others: 16).")
+@click.option("--concurrency", "-c", type=click.IntRange(1, 1000), help="Batches at the same time (default: 16).")
 @click.option(
     "--lane", type=click.Choice(["both", "broadcast", "transactional"]), default="both", help="Which lane's queue to serve."
 )

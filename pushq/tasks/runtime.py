@@ -23,6 +23,7 @@ from pushq.redis_client import open_redis
 from pushq.settings import Settings, load
 from pushq.submission import Submission
 from pushq.tasks.publish import publish
+from pushq.tasks.redelivery import restore_unacknowledged
 from pushq.tokens.cache import TokenCache
 from pushq.tokens.invalidation import deactivate_unseen, invalidate_from_dead_letters
 
@@ -119,6 +120,7 @@ class Runtime:
         )
 
     def sweep(self) -> None:
+        restore_unacknowledged()
         publish(sweeper.sweep(self.database, self.settings))
 
     def cleanup(self) -> None:
