@@ -27,6 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"delivery"}),
     frozenset({"app"}),
     frozenset({"tasks"}),
+    frozenset({"demo"}),
     frozenset({"cli", "web"}),
     frozenset({"__main__"}),
 )
