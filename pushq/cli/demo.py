@@ -100,10 +100,10 @@ def _broadcast(
         guarantee=guarantee,
     )
     send_id = uuid.UUID(result.id)
-    state = follow(database, send_id, out, timeout_s=TIMEOUT_S, alive=stack.check_alive)
+    state = follow(database, send_id, out, timeout_s=TIMEOUT_S, alive=stack.fleet.check_alive)
     if state is None or not state.finished:
         where = f"{state.total('pending'):,} recipients pending, {state.error or state.state}" if state else "never begun"
-        raise DemoFailed(f"the broadcast was not finished after {TIMEOUT_S:g} s: {where}\n{stack.log_tail('core')}")
+        raise DemoFailed(f"the broadcast was not finished after {TIMEOUT_S:g} s: {where}\n{stack.fleet.log_tail('core')}")
     _await_dead_letters(database, send_id)
     return _report(stack, database, state, devices, dead_ratio)
 
@@ -200,7 +200,7 @@ def up(env_file: Path, latency_ms: float, broker_url: str | None) -> None:
         out.print(f"ready. In another shell: [bold]source {env_file}[/bold]   logs: {stack.folder}/*.log   stop: Ctrl-C")
         try:
             while True:
-                stack.check_alive()
+                stack.fleet.check_alive()
                 time.sleep(0.5)
         finally:
             env_file.unlink(missing_ok=True)

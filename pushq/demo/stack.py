@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Final
 
+from pushq.demo.fleet import WORKERS, Fleet
 from pushq.embedded import Services
-from pushq.errors import PushqError
 from pushq.ledger import schema
 from pushq.mock import MockProcess
-
-START_TIMEOUT_S: Final = 60.0
-STOP_TIMEOUT_S: Final = 25.0
-LOG_TAIL_BYTES: Final = 3000
-WORKERS: Final = ("core", "apns", "fcm")
-
-
-class StackFailed(PushqError):
-    """A part of the stack did not start, or ended by itself; the message ends with what it logged."""
 
 
 class Stack:
@@ -39,7 +25,7 @@ class Stack:
         say: called with what is going on, for people.
 
     Raises:
-        EmbeddedError, MockFailed, StackFailed: on entering, when a part does not start.
+        EmbeddedError, MockFailed, FleetFailed: on entering, when a part does not start.
     """
 
     def __init__(
@@ -54,7 +40,6 @@ class Stack:
         self._parent, self._latency_ms, self._broker_url = parent, latency_ms, broker_url
         self._settings, self._say = dict(settings or {}), say
         self._open = ExitStack()
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.environment: dict[str, str] = {}
 
     def __enter__(self) -> Stack:
@@ -74,12 +59,7 @@ class Stack:
                 self.environment["PUSHQ_BROKER_URL"] = self._broker_url
             schema.upgrade(self.environment["PUSHQ_DATABASE_URL"])
             self._say(f"starting workers: {', '.join(WORKERS)}")
-            opening.callback(self._stop_processes)
-            for kind in WORKERS:
-                ready = self.folder / f"{kind}.ready"
-                self._spawn(kind, ["worker", kind, "--ready-file", str(ready)])
-            self._spawn("beat", ["beat"])
-            self._await_workers()
+            self.fleet = opening.enter_context(Fleet(self.environment, self.folder))
             self._open = opening.pop_all()
         return self
 
@@ -88,58 +68,6 @@ class Stack:
     ) -> None:
         self._open.close()
 
-    def check_alive(self) -> None:
-        """Raise StackFailed when a part has ended by itself."""
-        for name, process in self._processes.items():
-            code = process.poll()
-            if code is not None:
-                raise StackFailed(f"{name} ended with code {code}:\n{self.log_tail(name)}")
-
     def exports(self) -> str:
         """Lines for a shell that point pushq's commands at this stack."""
         return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(self.environment.items()))
-
-    def log_tail(self, name: str) -> str:
-        path = self.folder / f"{name}.log"
-        content = path.read_bytes()[-LOG_TAIL_BYTES:] if path.exists() else b""
-        return content.decode(errors="replace") or "(it logged nothing)"
-
-    def pids(self) -> dict[str, int]:
-        return {name: process.pid for name, process in self._processes.items()}
-
-    def _spawn(self, name: str, arguments: list[str]) -> None:
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("PUSHQ_")}
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "pushq", *arguments, "--parent-pid", str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=inherited | self.environment,
-                cwd=self.folder,
-                # The terminal's Ctrl-C is for us; we then stop the workers in order.
-                start_new_session=True,
-            )
-
-    def _await_workers(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        waiting = set(WORKERS)
-        while waiting:
-            self.check_alive()
-            waiting = {kind for kind in waiting if not (self.folder / f"{kind}.ready").exists()}
-            if waiting and time.monotonic() > deadline:
-                name = sorted(waiting)[0]
-                raise StackFailed(f"worker {name} was not ready after {START_TIMEOUT_S:g} s:\n{self.log_tail(name)}")
-            time.sleep(0.05)
-
-    def _stop_processes(self) -> None:
-        for process in self._processes.values():
-            process.terminate()
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        for process in self._processes.values():
-            try:
-                process.wait(timeout=max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._processes.clear()
