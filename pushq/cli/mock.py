@@ -36,9 +36,13 @@ Example:
 @click.option("--latency-spread", type=click.FloatRange(min=0), default=0.0, help="Plus or minus, in ms.")
 @click.option("--dead-prefix", default=DEAD_PREFIX, help="Tokens that begin with this are dead.")
 @click.option("--topic", default="com.example.shop", help="Bundle id of the app.")
-@click.option("--apns-streams", type=click.IntRange(min=1), default=1000, help="Streams after the first good JWT.")
+@click.option(
+    "--apns-streams", type=click.IntRange(min=1), default=1000, help="Streams after the first good JWT."
+)
 @click.option("--fcm-streams", type=click.IntRange(min=1), default=100, help="Streams per connection.")
-@click.option("--apns-port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one, here and below.")
+@click.option(
+    "--apns-port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one, here and below."
+)
 @click.option("--sandbox-port", type=click.IntRange(0, 65535), default=0)
 @click.option("--fcm-port", type=click.IntRange(0, 65535), default=0)
 @click.option("--oauth-port", type=click.IntRange(0, 65535), default=0)

@@ -8,12 +8,13 @@ POST   /faults                       replace the fault table: [{...}] or {"fault
 DELETE /faults                       no faults
 POST   /expire/<platform>            every credential issued so far is expired
 POST   /latency                      {"latency_ms": 80, "spread_ms": 0}
-POST   /reset                        all counts to zero, no faults
+POST   /reset                        all counts to zero, no faults, no requests kept
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -21,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 from pushq.errors import InvalidRequest
-from pushq.mock.endpoint import Endpoint, Latency, last
+from pushq.mock.endpoint import Endpoint, Latency
 from pushq.mock.exchange import Request
 from pushq.mock.faults import FaultTable
 from pushq.mock.http1 import Reply
@@ -35,6 +36,7 @@ class Control:
 
     Args:
         endpoints: by platform; APNs has two, production and sandbox, which share the counts.
+        recent: the last requests by platform; empty where they are not kept.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class Control:
         endpoints: Mapping[str, Sequence[Endpoint]],
         tallies: Mapping[str, Tally],
         faults: FaultTable,
+        recent: Mapping[str, deque[Request]],
     ) -> None:
         self._engine = engine
         self._endpoints = endpoints
         self._tallies = tallies
         self._faults = faults
+        self._recent = recent
         self._started = time.monotonic()
 
     def handle(self, request: Request) -> Reply:
@@ -85,6 +89,8 @@ class Control:
                 self._faults.replace([])
                 for tally in self._tallies.values():
                     tally.reset()
+                for requests in self._recent.values():
+                    requests.clear()
                 return _json({"reset": True})
         return _json({"error": f"{method} {request.path}: no such place"}, 404)
 
@@ -97,14 +103,13 @@ class Control:
         }
 
     def _requests(self, platform: str, query: Mapping[str, list[str]]) -> Reply:
-        if all(endpoint.recent is None for endpoint in self._endpoints[platform]):
+        if platform not in self._recent:
             return _json({"error": "requests are kept by the strict engine only"}, 409)
         text = query.get("last", [str(DEFAULT_LAST)])[0]
         if not text.isdigit():
             raise InvalidRequest("last", repr(text), "a whole number")
-        found = [
-            request for endpoint in self._endpoints[platform] for request in last(endpoint.recent, int(text))
-        ]
+        kept = list(self._recent[platform])
+        found = kept[max(0, len(kept) - int(text)) :]
         return _json(
             [
                 {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pushq.mock.exchange import Answer, Cut, Effect, Request, Reset, Rules, Session, Verdict
@@ -88,8 +87,3 @@ def _name(strike: Strike) -> str:
             return "cut"
         case _:
             return "goaway"
-
-
-def last(recent: Sequence[Request] | None, count: int) -> list[Request]:
-    """The last ``count`` requests, oldest first."""
-    return list(recent or ())[-count:] if count > 0 else []

@@ -29,7 +29,8 @@ class HeaderGroup:
     """Requests with the same headers but for device token and ``apns-id``.
 
     ``path`` is complete, or the prefix that the token follows. ``good`` holds what is left of bodies that were accepted with
-    these headers; with ``good_until`` (UNIX seconds) it is the engine's memory, not this module's.
+    these headers; with ``good_until`` (UNIX seconds) it is the engine's memory, not this module's. ``repeats``: path or
+    ``apns-id`` came more than once.
     """
 
     method: str
@@ -37,6 +38,7 @@ class HeaderGroup:
     headers: Headers
     good: set[bytes] = field(default_factory=set)
     good_until: float = 0.0
+    repeats: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +94,10 @@ class HeaderBlocks:
             if len(self._groups) >= MAX_REMEMBERED:
                 self.forget()
             group = self._decode(block)
+            if group.repeats:
+                # One of the two stands in the dynamic table, where the slots do not see it: nothing is cut out.
+                a = b = c = d = len(block)
+                key = (block, b"", b"")
             if b > a and self._prefix is not None:
                 group.path = self._prefix.decode()
             if d > c:
@@ -117,7 +123,9 @@ class HeaderBlocks:
                 method = value
             elif not name.startswith(":"):
                 headers.append((name, value))
-        return HeaderGroup(method, path, tuple(headers))
+        names = [bytes(name) for name, _ in decoded]
+        repeats = names.count(b":path") > 1 or names.count(NAME_APNS_ID) > 1
+        return HeaderGroup(method, path, tuple(headers), repeats=repeats)
 
     def _slots(self, block: bytes) -> tuple[int, int, int, int] | None:
         """Bounds of the token and of the ``apns-id`` in the block, or None when it touches the dynamic table.

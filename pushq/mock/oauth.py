@@ -28,6 +28,8 @@ CLOCK_SKEW_S = 300
 # An hour of a fleet's refreshes is far below this; beyond it the oldest are forgotten.
 MAX_ISSUED = 10_000
 JSON_TYPE: Headers = (("content-type", "application/json; charset=utf-8"),)
+# google-auth (2.62, oauth2/service_account.py) writes this into every assertion, whatever the token_uri of the account file.
+GOOGLE_AUDIENCE = "https://oauth2.googleapis.com/token"
 
 
 class OAuthRules:
@@ -105,7 +107,7 @@ class OAuthRules:
     def _objection(self, claims: dict[str, Any], now: float) -> Answer | None:
         if claims.get("iss") != self._client_email:
             return _refuse(400, "invalid_grant", "Invalid grant: account not found")
-        if claims.get("aud") != self.audience:
+        if claims.get("aud") not in {self.audience, GOOGLE_AUDIENCE}:
             return _refuse(
                 400,
                 "invalid_grant",

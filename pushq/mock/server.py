@@ -31,9 +31,9 @@ from pushq.mock.control import Control
 from pushq.mock.credentials import CLIENT_EMAIL, PROJECT_ID, Credentials, make_credentials, write_private
 from pushq.mock.endpoint import Endpoint, Latency
 from pushq.mock.engine import Engine
-from pushq.mock.exchange import Rules
+from pushq.mock.exchange import Request, Rules
 from pushq.mock.fast import FastEngine
-from pushq.mock.faults import FaultTable, load_faults
+from pushq.mock.faults import PLATFORMS, FaultTable, load_faults
 from pushq.mock.fcm import FcmRules
 from pushq.mock.http1 import MAX_CONTROL_BODY_BYTES, endpoint_handler, serve_http1
 from pushq.mock.lanes import ApnsLane, FcmLane, Lane
@@ -80,7 +80,10 @@ class MockServer:
             )
         except OSError as error:
             raise SettingsError(f"mock: {error.filename} cannot be used: {error.strerror}") from error
-        tallies = {platform: Tally() for platform in ("apns", "fcm", "oauth")}
+        tallies = {platform: Tally() for platform in PLATFORMS}
+        recent: dict[str, deque[Request]] = {}
+        if settings.engine == "strict":
+            recent = {platform: deque(maxlen=RECENT_REQUESTS) for platform in PLATFORMS}
         oauth_rules = OAuthRules(
             CLIENT_EMAIL, self._credentials.service_account_key.public_key(), settings.oauth_lifetime_s
         )
@@ -99,13 +102,12 @@ class MockServer:
                 if delayed
                 else Latency()
             )
-            recent = deque[Any](maxlen=RECENT_REQUESTS) if settings.engine == "strict" else None
-            return Endpoint(rules, tallies[rules.platform], faults, latency, recent)
+            return Endpoint(rules, tallies[rules.platform], faults, latency, recent.get(rules.platform))
 
         apns_endpoints = [endpoint(production), endpoint(sandbox)]
         fcm_endpoint, oauth_endpoint = endpoint(fcm_rules), endpoint(oauth_rules, delayed=False)
         by_platform = {"apns": apns_endpoints, "fcm": [fcm_endpoint], "oauth": [oauth_endpoint]}
-        control = Control(settings.engine, by_platform, tallies, faults)
+        control = Control(settings.engine, by_platform, tallies, faults, recent)
 
         self._apns = self._listen(
             settings.apns_port, self._http2(apns_endpoints[0], lambda: ApnsLane(production)), HTTP2_ONLY

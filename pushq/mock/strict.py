@@ -7,7 +7,7 @@ connection open are written beside it.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -60,6 +60,8 @@ class StrictEngine:
                 h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 8000,
             },
         )
+        self._rest = b""
+        self._prefaced = False
         self._arriving: dict[int, _Arriving] = {}
         self._due: list[tuple[float, int, _Due]] = []
         self._order = count()
@@ -80,8 +82,33 @@ class StrictEngine:
         return self._h2.data_to_send()
 
     def receive(self, data: bytes, tick: float, now: float) -> bytes:
+        out: list[bytes] = []
+        # Frame by frame: when h2 objects to one, it drops the events of everything it was given with it.
+        for piece in self._pieces(data):
+            out.append(self._receive_piece(piece, tick, now))
+            if self.ended is not None:
+                break
+        return b"".join(out)
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
+        self._rest += data
+        while self._rest:
+            size = len(frames.PREFACE)
+            if self._prefaced:
+                if len(self._rest) < frames.FRAME_HEADER_BYTES:
+                    return
+                high, low, _, _, _ = frames.FRAME_HEADER.unpack_from(self._rest)
+                # A frame that is too large is h2's to refuse, and nothing to wait for.
+                size = min(frames.FRAME_HEADER_BYTES + (high << 16 | low), frames.MAX_FRAME_SIZE * 2)
+            if len(self._rest) < size and (self._prefaced or frames.PREFACE.startswith(self._rest)):
+                return
+            self._prefaced = True
+            piece, self._rest = self._rest[:size], self._rest[size:]
+            yield piece
+
+    def _receive_piece(self, piece: bytes, tick: float, now: float) -> bytes:
         try:
-            events = self._h2.receive_data(data)
+            events = self._h2.receive_data(piece)
         except h2.exceptions.TooManyStreamsError:
             self._h2.clear_outbound_data_buffer()
             rule = self._endpoint.rules.streams

@@ -174,7 +174,7 @@ def test_an_access_token_is_good_until_it_expires(oauth: OAuthRules) -> None:
     ("claims", "expected"),
     [
         ({"iss": "someone@else"}, "invalid_grant"),
-        ({"aud": "https://oauth2.googleapis.com/token"}, "invalid_grant"),
+        ({"aud": "https://elsewhere.example/token"}, "invalid_grant"),
         ({"scope": "https://www.googleapis.com/auth/drive"}, "invalid_scope"),
         ({"exp": int(NOW) + 3601}, "invalid_grant"),
         ({"exp": int(NOW) - 1}, "invalid_grant"),
@@ -185,6 +185,12 @@ def test_an_access_token_is_good_until_it_expires(oauth: OAuthRules) -> None:
 def test_a_wrong_assertion_is_refused(oauth: OAuthRules, claims: dict[str, object], expected: str) -> None:
     found = oauth_answer(oauth, claims)
     assert (found.status, json.loads(found.body)["error"]) == (400, expected)
+
+
+def test_googles_own_audience_is_accepted(oauth: OAuthRules) -> None:
+    """google-auth names it in every assertion, whatever token_uri the account file gives."""
+    found = oauth_answer(oauth, {"aud": "https://oauth2.googleapis.com/token"})
+    assert found.status == 200
 
 
 def test_a_strangers_signature_is_refused(oauth: OAuthRules) -> None:

@@ -93,6 +93,18 @@ def test_a_name_given_twice_is_not_cut_out() -> None:
     assert group.headers == tuple(("apns-id", APNS_ID % number) for number in range(2))
 
 
+def test_a_repetition_from_the_dynamic_table_is_seen() -> None:
+    """One of the two is a reference into the table, the other a literal that looks as if it could be cut out."""
+    blocks, encoder = HeaderBlocks(PREFIX), Encoder()
+    blocks.read(encoder.encode([("apns-id", "first")], huffman=False))
+    twice = encoder.encode(
+        [HeaderTuple("apns-id", "first"), NeverIndexedHeaderTuple("apns-id", "other")], huffman=False
+    )
+    for _ in range(2):
+        group, _, apns_id = blocks.read(twice)
+        assert (group.headers, apns_id) == ((("apns-id", "first"), ("apns-id", "other")), b"")
+
+
 @pytest.mark.parametrize(
     "block", [b"\xff", b"\xbe", b"\x04\x05ab", b"\x00", b"\x0f", b"\x04\x7f\xff\xff\xff\xff\xff\x01"]
 )
