@@ -159,6 +159,11 @@ class TokenCache:
         self._outage = _Outage()
         self.counts = CacheCounts()
 
+    @property
+    def behind(self) -> bool:
+        """Whether entries may be in Redis that this process could not remove while Redis was away."""
+        return bool(self._outage.pending) or self._outage.overflowed
+
     # Reading
 
     def resolve(
