@@ -104,7 +104,7 @@ class Connection:
 
     @property
     def full(self) -> bool:
-        """It can write nothing now. One that waits for its very first answer is not full yet, it is about to open up."""
+        """It can write nothing now: no stream is free, or the windows did not let the next request out."""
         return self.core.capacity == 0 or self.blocked
 
     def start(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -626,3 +628,32 @@ def test_a_server_that_throws_everybody_out_is_not_stormed(
             assert tally(send(pool, burst_of(1))) == {Code.REFUSED: 1}
         until(lambda: pool._failures >= 4)
         assert len(server.connections) <= 6
+
+
+PATCHED_WORKER = """
+from gevent import monkey
+monkey.patch_all()
+import sys
+from pathlib import Path
+from pushq.http2 import Burst, Code, HeaderTemplate, Origin, Pool
+
+pool = Pool("patched", Origin("localhost", int(sys.argv[1]), Path(sys.argv[2])))
+burst = Burst(HeaderTemplate(b"/3/device/", ()), 300, targets=[b"%064x" % n for n in range(300)], bodies=b"{}")
+pool.submit(burst, 30)
+assert burst.wait(30)
+pool.close(5)
+print(burst.codes.count(Code.OK))
+"""
+
+
+def test_a_monkey_patched_worker_does_the_same(authority: Authority) -> None:
+    with H2Server(authority) as server:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", PATCHED_WORKER, str(server.port), str(authority.ca_file)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENT,
+            check=False,
+            cwd=Path(__file__).parents[2],
+        )
+        assert (done.stdout.strip(), done.stderr) == ("300", "")
