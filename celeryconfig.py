@@ -1,6 +1,6 @@
 """Celery's configuration, for tools that look for this module: a translation of pushq's settings, nothing of its own.
 
-    celery -A pushq.app --config celeryconfig inspect ping
+celery -A pushq.app --config celeryconfig inspect ping
 """
 
 from pushq.app import configuration

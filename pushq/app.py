@@ -50,10 +50,19 @@ def queues(*, amqp: bool) -> list[Queue]:
         if amqp
         else None
     )
-    result = [Queue(name, _EXCHANGE, routing_key=name, durable=True, queue_arguments=arguments) for name in ALL_QUEUES]
+    result = [
+        Queue(name, _EXCHANGE, routing_key=name, durable=True, queue_arguments=arguments)
+        for name in ALL_QUEUES
+    ]
     if amqp:
         result.append(
-            Queue(POISON, _POISON_EXCHANGE, routing_key="#", durable=True, queue_arguments={"x-queue-type": "quorum"})
+            Queue(
+                POISON,
+                _POISON_EXCHANGE,
+                routing_key="#",
+                durable=True,
+                queue_arguments={"x-queue-type": "quorum"},
+            )
         )
     return result
 
@@ -97,7 +106,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         "task_ignore_result": True,
         "task_store_errors_even_if_ignored": False,
-        "task_publish_retry_policy": {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0},
+        "task_publish_retry_policy": {
+            "max_retries": 3,
+            "interval_start": 0.1,
+            "interval_step": 0.3,
+            "interval_max": 1.0,
+        },
         # RabbitMQ: above the pool's size, gevent blocks the consumer, which then misses what the broker says.
         # Redis: a consumer whose prefetch is full sleeps a second before it looks again (kombu, MultiChannelPoller.get), while
         # one that is blocked by the pool goes on as soon as a task ends; there are no heartbeats to miss.
@@ -115,7 +129,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
 def _amqp_options() -> dict[str, Any]:
     return {
         "confirm_publish": True,  # without it a refusal by the broker is silent
-        "socket_settings": {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000},
+        "socket_settings": {
+            "TCP_KEEPIDLE": 15,
+            "TCP_KEEPINTVL": 5,
+            "TCP_KEEPCNT": 3,
+            "TCP_USER_TIMEOUT": 30_000,
+        },
         "max_retries": 3,
     }
 
@@ -139,7 +158,11 @@ def beat_schedule(settings: Settings) -> dict[str, Any]:
             "schedule": timedelta(seconds=settings.sweep_seconds),
             "options": {"expires": max(settings.sweep_seconds, 1.0)},
         },
-        "cleanup": {"task": "pushq.cleanup", "schedule": crontab(hour="3", minute="17"), "options": {"expires": 6 * 3600}},
+        "cleanup": {
+            "task": "pushq.cleanup",
+            "schedule": crontab(hour="3", minute="17"),
+            "options": {"expires": 6 * 3600},
+        },
     }
 
 

@@ -81,7 +81,7 @@ def _is_connect_failure(error: exc.OperationalError) -> bool:
     # psycopg raises its plain OperationalError, without an SQLSTATE, when it cannot connect or loses the connection;
     # 57P0x are the server's own shutdown messages, 53300 is "too many connections".
     sqlstate = getattr(error.orig, "sqlstate", None)
-    return sqlstate is None or sqlstate.startswith("57P") or sqlstate.startswith("08") or sqlstate == "53300"
+    return sqlstate is None or sqlstate.startswith(("57P", "08")) or sqlstate == "53300"
 
 
 def _detail(error: exc.OperationalError) -> str:

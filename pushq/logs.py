@@ -6,7 +6,12 @@ import logging
 import sys
 from typing import Final
 
-_STANDARD: Final = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName", "data"}
+_STANDARD: Final = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "data",
+}
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -19,7 +24,9 @@ class ConsoleFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         fields = " ".join(
-            f"{key}={value}" for key, value in vars(record).items() if key not in _STANDARD and value is not None
+            f"{key}={value}"
+            for key, value in vars(record).items()
+            if key not in _STANDARD and value is not None
         )
         text = super().formatMessage(record)
         return f"{text} {fields}" if fields else text

@@ -82,7 +82,9 @@ def parse_notification(value: object, name: str = "notification") -> Notificatio
         if key not in FIELDS:
             near = difflib.get_close_matches(str(key), FIELDS, n=1)
             raise InvalidRequest(
-                f"{name}.{key}", "an unknown field", f"did you mean {near[0]!r}?" if near else f"one of: {', '.join(FIELDS)}"
+                f"{name}.{key}",
+                "an unknown field",
+                f"did you mean {near[0]!r}?" if near else f"one of: {', '.join(FIELDS)}",
             )
     title, body = _text(value, "title", name), _text(value, "body", name)
     data = _data(value.get("data"), f"{name}.data")
@@ -91,7 +93,9 @@ def parse_notification(value: object, name: str = "notification") -> Notificatio
     collapse_id = _text(value, "collapse_id", name)
     if collapse_id is not None and not 1 <= len(collapse_id.encode()) <= MAX_COLLAPSE_BYTES:
         raise InvalidRequest(
-            f"{name}.collapse_id", f"{len(collapse_id.encode())} bytes", f"1 to {MAX_COLLAPSE_BYTES} bytes of UTF-8"
+            f"{name}.collapse_id",
+            f"{len(collapse_id.encode())} bytes",
+            f"1 to {MAX_COLLAPSE_BYTES} bytes of UTF-8",
         )
     image = _text(value, "image", name)
     if image is not None and not image.startswith("https://"):
@@ -125,8 +129,10 @@ def kind(value: object) -> str:
 def _text(source: Mapping[str, object], key: str, name: str) -> str | None:
     value = source.get(key)
     if value is None or (isinstance(value, str) and value):
-        return cast("str | None", _encodable(value, f"{name}.{key}"))
-    raise InvalidRequest(f"{name}.{key}", "an empty text" if value == "" else kind(value), "a text, or the field left out")
+        return _encodable(value, f"{name}.{key}")
+    raise InvalidRequest(
+        f"{name}.{key}", "an empty text" if value == "" else kind(value), "a text, or the field left out"
+    )
 
 
 def _encodable(value: str | None, name: str) -> str | None:
@@ -136,7 +142,9 @@ def _encodable(value: str | None, name: str) -> str | None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InvalidRequest(name, "a lone surrogate (broken UTF-16)", "text that can be written as UTF-8") from None
+            raise InvalidRequest(
+                name, "a lone surrogate (broken UTF-16)", "text that can be written as UTF-8"
+            ) from None
     return value
 
 
@@ -157,7 +165,9 @@ def _data(value: object, name: str) -> dict[str, str]:
         if key in _RESERVED_DATA or key.startswith(_RESERVED_PREFIXES):
             raise InvalidRequest(f"{name}.{key}", "a key that the providers reserve", "another name for it")
         if not isinstance(item, str):
-            raise InvalidRequest(f"{name}.{key}", kind(item), "a text (FCM takes nothing else: write numbers as '42')")
+            raise InvalidRequest(
+                f"{name}.{key}", kind(item), "a text (FCM takes nothing else: write numbers as '42')"
+            )
         _encodable(key, name)
         _encodable(item, f"{name}.{key}")
     return dict(value)

@@ -94,7 +94,10 @@ DatabaseUrl = Annotated[
 RedisUrl = Annotated[ServiceUrl, _url(("redis", "rediss", "unix"), "redis://localhost:6379/0")]
 BrokerUrl = Annotated[
     ServiceUrl,
-    _url(("amqp", "amqps", "pyamqp", "redis", "rediss"), "amqp://user@localhost:5672// or redis://localhost:6379/1"),
+    _url(
+        ("amqp", "amqps", "pyamqp", "redis", "rediss"),
+        "amqp://user@localhost:5672// or redis://localhost:6379/1",
+    ),
 ]
 
 
@@ -120,7 +123,9 @@ HttpsOrigin = Annotated[str, AfterValidator(_https)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
 
 
 class ApnsSettings(_Frozen):
@@ -204,7 +209,9 @@ class Settings(_Frozen):
         )
 
     def need_database(self) -> ServiceUrl:
-        return _needed(self.database_url, "DATABASE_URL", "a PostgreSQL URL such as postgresql://pushq@localhost/pushq")
+        return _needed(
+            self.database_url, "DATABASE_URL", "a PostgreSQL URL such as postgresql://pushq@localhost/pushq"
+        )
 
     def need_broker(self) -> ServiceUrl:
         return _needed(
@@ -222,7 +229,9 @@ class Settings(_Frozen):
                 "PUSHQ_CONFIG: found nothing; expected the path of a TOML file with an [apps.NAME.apns] or [apps.NAME.fcm] table"
             )
         if not self.apps:
-            raise SettingsError(f"PUSHQ_CONFIG: found no app in {str(self.config)!r}; expected a table such as [apps.shop.fcm]")
+            raise SettingsError(
+                f"PUSHQ_CONFIG: found no app in {str(self.config)!r}; expected a table such as [apps.shop.fcm]"
+            )
         return self.apps
 
 
@@ -279,9 +288,13 @@ def load_apps(path: Path) -> Mapping[str, AppSettings]:
         with path.open("rb") as file:
             document = tomllib.load(file)
     except tomllib.TOMLDecodeError as exc:
-        raise SettingsError(f"PUSHQ_CONFIG: found {str(path)!r}, which is not TOML ({exc}); expected a TOML file") from None
+        raise SettingsError(
+            f"PUSHQ_CONFIG: found {str(path)!r}, which is not TOML ({exc}); expected a TOML file"
+        ) from None
     except OSError as exc:
-        raise SettingsError(f"PUSHQ_CONFIG: found {str(path)!r}, which cannot be read ({exc.strerror})") from None
+        raise SettingsError(
+            f"PUSHQ_CONFIG: found {str(path)!r}, which cannot be read ({exc.strerror})"
+        ) from None
     try:
         return _ConfigFile.model_validate(_absolute(document, path.resolve().parent)).apps
     except ValidationError as exc:
@@ -293,7 +306,9 @@ def _absolute(node: Any, folder: Path) -> Any:
     if not isinstance(node, dict):
         return node
     return {
-        key: str(folder / value) if key.endswith("_file") and isinstance(value, str) else _absolute(value, folder)
+        key: str(folder / value)
+        if key.endswith("_file") and isinstance(value, str)
+        else _absolute(value, folder)
         for key, value in node.items()
     }
 

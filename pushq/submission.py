@@ -102,13 +102,15 @@ def submit(
     if guarantee not in GUARANTEES:
         raise InvalidRequest("guarantee", kind(guarantee), " or ".join(repr(g) for g in GUARANTEES))
     for name, value in (("app", app), ("idempotency_key", idempotency_key)):
-        if value is not None and not (isinstance(value, str) and 1 <= len(value) <= MAX_KEY_LENGTH and "\0" not in value):
+        if value is not None and not (
+            isinstance(value, str) and 1 <= len(value) <= MAX_KEY_LENGTH and "\0" not in value
+        ):
             raise InvalidRequest(name, kind(value), f"a text of 1 to {MAX_KEY_LENGTH} characters")
     return Submission(
         kind=kind_,
         notification=message,
         audience=people,
-        guarantee=cast(Guarantee, guarantee),
+        guarantee=guarantee,
         called_at=called_at,
         app=cast("str | None", app),
         idempotency_key=cast("str | None", idempotency_key),
@@ -140,12 +142,17 @@ def _time(value: object, name: str) -> datetime | None:
     if value is None:
         return None
     if isinstance(value, str):
+        text = value
         try:
-            value = datetime.fromisoformat(value)
+            value = datetime.fromisoformat(text)
         except ValueError:
-            raise InvalidRequest(name, repr(value[:60]), "an ISO 8601 time such as 2030-01-31T18:00:00+01:00") from None
+            raise InvalidRequest(
+                name, repr(text[:60]), "an ISO 8601 time such as 2030-01-31T18:00:00+01:00"
+            ) from None
     if not isinstance(value, datetime):
         raise InvalidRequest(name, kind(value), "a datetime with a time zone")
     if value.tzinfo is None:
-        raise InvalidRequest(name, f"{value.isoformat()} without a time zone", "a time with its zone, such as +00:00")
+        raise InvalidRequest(
+            name, f"{value.isoformat()} without a time zone", "a time with its zone, such as +00:00"
+        )
     return value.astimezone(UTC)

@@ -60,4 +60,7 @@ def current(as_json: bool) -> None:
     if as_json:
         emit_json({"revision": found, "newest": newest})
     else:
-        click.echo(f"schema {found or 'none'}" + ("" if found == newest else f"; newest is {newest}: pushq db upgrade"))
+        click.echo(
+            f"schema {found or 'none'}"
+            + ("" if found == newest else f"; newest is {newest}: pushq db upgrade")
+        )

@@ -20,7 +20,7 @@ from pushq.errors import PushqError
 if TYPE_CHECKING:
     from pushq.database import Database
     from pushq.demo.stack import Stack
-    from pushq.ledger.sends import Progress
+    from pushq.ledger.progress import Progress
 
 APP = "shop"
 #: A demo that needs longer than this hangs.
@@ -34,10 +34,25 @@ class DemoFailed(PushqError):
 
 @click.command(epilog="Example: pushq demo --devices 20000 --dead-ratio 0.05")
 @click.option("--devices", type=click.IntRange(1, 10_000_000), default=100_000, show_default=True)
-@click.option("--dead-ratio", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of dead tokens.")
-@click.option("--latency-ms", type=click.FloatRange(0, 60_000), default=80.0, show_default=True, help="Of the providers.")
-@click.option("--guarantee", type=click.Choice(["at_most_once", "at_least_once"]), default="at_most_once", show_default=True)
-@click.option("--broker-url", help="Another broker than the embedded Redis, such as amqp://user:password@localhost//.")
+@click.option(
+    "--dead-ratio", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of dead tokens."
+)
+@click.option(
+    "--latency-ms",
+    type=click.FloatRange(0, 60_000),
+    default=80.0,
+    show_default=True,
+    help="Of the providers.",
+)
+@click.option(
+    "--guarantee",
+    type=click.Choice(["at_most_once", "at_least_once"]),
+    default="at_most_once",
+    show_default=True,
+)
+@click.option(
+    "--broker-url", help="Another broker than the embedded Redis, such as amqp://user:password@localhost//."
+)
 @json_option
 def demo(
     devices: int, dead_ratio: float, latency_ms: float, guarantee: str, broker_url: str | None, as_json: bool
@@ -102,8 +117,14 @@ def _broadcast(
     send_id = uuid.UUID(result.id)
     state = follow(database, send_id, out, timeout_s=TIMEOUT_S, alive=stack.fleet.check_alive)
     if state is None or not state.finished:
-        where = f"{state.total('pending'):,} recipients pending, {state.error or state.state}" if state else "never begun"
-        raise DemoFailed(f"the broadcast was not finished after {TIMEOUT_S:g} s: {where}\n{stack.fleet.log_tail('core')}")
+        where = (
+            f"{state.total('pending'):,} recipients pending, {state.error or state.state}"
+            if state
+            else "never begun"
+        )
+        raise DemoFailed(
+            f"the broadcast was not finished after {TIMEOUT_S:g} s: {where}\n{stack.fleet.log_tail('core')}"
+        )
     _await_dead_letters(database, send_id)
     return _report(stack, database, state, devices, dead_ratio)
 
@@ -111,14 +132,18 @@ def _broadcast(
 def _pushq(*arguments: str) -> None:
     """Run one of our own commands the way a user would; its picture goes to the same terminal."""
     done = subprocess.run(
-        [sys.executable, "-m", "pushq", *arguments], stdout=subprocess.PIPE, check=False, timeout=TIMEOUT_S, text=True
+        [sys.executable, "-m", "pushq", *arguments],
+        stdout=subprocess.PIPE,
+        check=False,
+        timeout=TIMEOUT_S,
+        text=True,
     )
     if done.returncode != 0:
         raise DemoFailed(f"pushq {' '.join(arguments)} ended with code {done.returncode}")
 
 
 def _await_dead_letters(database: Database, send_id: uuid.UUID) -> None:
-    from pushq.ledger.sends import waiting_dead_letters  # noqa: PLC0415
+    from pushq.ledger.progress import waiting_dead_letters  # noqa: PLC0415
 
     deadline = time.monotonic() + DEAD_LETTER_TIMEOUT_S
     while waiting_dead_letters(database, send_id):
@@ -127,9 +152,11 @@ def _await_dead_letters(database: Database, send_id: uuid.UUID) -> None:
         time.sleep(0.1)
 
 
-def _report(stack: Stack, database: Database, state: Progress, devices: int, dead_ratio: float) -> dict[str, Any]:
+def _report(
+    stack: Stack, database: Database, state: Progress, devices: int, dead_ratio: float
+) -> dict[str, Any]:
     from pushq.demo.devices import generate  # noqa: PLC0415
-    from pushq.ledger.sends import reasons  # noqa: PLC0415
+    from pushq.ledger.progress import reasons  # noqa: PLC0415
 
     expected: dict[str, set[str]] = {"apns": set(), "fcm": set()}
     for device in generate(devices, dead_ratio):
@@ -157,8 +184,14 @@ def _report(stack: Stack, database: Database, state: Progress, devices: int, dea
 def _problems(report: dict[str, Any]) -> list[str]:
     problems = []
     if report["accepted"] + report["dead"] != report["devices"]:
-        problems.append(f"accepted {report['accepted']} and dead {report['dead']} are not all {report['devices']} devices")
-    problems += [f"{name} is {report[name]}, not 0" for name in ("provider_duplicates", "provider_missing") if report[name]]
+        problems.append(
+            f"accepted {report['accepted']} and dead {report['dead']} are not all {report['devices']} devices"
+        )
+    problems += [
+        f"{name} is {report[name]}, not 0"
+        for name in ("provider_duplicates", "provider_missing")
+        if report[name]
+    ]
     if report["tokens_deactivated"] != report["dead"]:
         problems.append(f"{report['tokens_deactivated']} tokens deactivated, but {report['dead']} dead")
     return problems
@@ -169,7 +202,9 @@ def _print_report(out: Console, report: dict[str, Any]) -> None:
     out.print(
         f"\n[bold]{report['devices']:,} devices in {report['seconds']:.2f} s: {report['per_second']:,} notifications a second[/bold]"
     )
-    out.print(f"  accepted {report['accepted']:,}   dead tokens {report['dead']:,}   pending {report['pending']:,}")
+    out.print(
+        f"  accepted {report['accepted']:,}   dead tokens {report['dead']:,}   pending {report['pending']:,}"
+    )
     out.print(
         f"  counted by the providers: APNs {counted['apns']:,}, FCM {counted['fcm']:,},"
         f" twice {report['provider_duplicates']:,}, missing {report['provider_missing']:,}"
@@ -185,19 +220,29 @@ def _print_report(out: Console, report: dict[str, Any]) -> None:
     show_default=True,
     help="Where to write the settings for other shells.",
 )
-@click.option("--latency-ms", type=click.FloatRange(0, 60_000), default=80.0, show_default=True, help="Of the providers.")
+@click.option(
+    "--latency-ms",
+    type=click.FloatRange(0, 60_000),
+    default=80.0,
+    show_default=True,
+    help="Of the providers.",
+)
 @click.option("--broker-url", help="Another broker than the embedded Redis.")
 def up(env_file: Path, latency_ms: float, broker_url: str | None) -> None:
     """Run PostgreSQL, Redis, mock providers and workers until Ctrl-C; everything is removed then."""
     from pushq.demo.stack import Stack  # noqa: PLC0415
 
     out = console()
-    with Stack(latency_ms=latency_ms, broker_url=broker_url, settings={"PUSHQ_EVENTS": "true"}, say=_say(out)) as stack:
+    with Stack(
+        latency_ms=latency_ms, broker_url=broker_url, settings={"PUSHQ_EVENTS": "true"}, say=_say(out)
+    ) as stack:
         env_file.parent.mkdir(parents=True, exist_ok=True)
         # Passwords of the private servers are in it.
         with os.fdopen(os.open(env_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(stack.exports())
-        out.print(f"ready. In another shell: [bold]source {env_file}[/bold]   logs: {stack.folder}/*.log   stop: Ctrl-C")
+        out.print(
+            f"ready. In another shell: [bold]source {env_file}[/bold]   logs: {stack.folder}/*.log   stop: Ctrl-C"
+        )
         try:
             while True:
                 stack.fleet.check_alive()
@@ -208,7 +253,9 @@ def up(env_file: Path, latency_ms: float, broker_url: str | None) -> None:
 
 @click.command(name="sample-devices", epilog="Example: pushq sample-devices --count 1000 > devices.csv")
 @click.option("--count", type=click.IntRange(1, 100_000_000), default=1000, show_default=True)
-@click.option("--dead-ratio", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of dead tokens.")
+@click.option(
+    "--dead-ratio", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of dead tokens."
+)
 @click.option("--app", "app_name", default=APP, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 def sample_devices(count: int, dead_ratio: float, app_name: str, seed: int) -> None:

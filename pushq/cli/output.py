@@ -13,7 +13,9 @@ import click
 import orjson
 from rich.console import Console
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a picture.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object instead of a picture."
+)
 
 
 def emit_json(value: Any) -> None:

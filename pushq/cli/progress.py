@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pushq.database import Database
-from pushq.ledger.sends import COUNTS, Progress, UnknownSend, progress
+from pushq.ledger.progress import COUNTS, Progress, progress
+from pushq.ledger.sends import UnknownSend
 
 POLL_S = 0.25
 _COLOURS = {
@@ -25,7 +26,7 @@ _COLOURS = {
     "cancelled": "yellow",
     "unknown": "magenta",
 }
-_WIDTH = 40
+_WIDTH = 26
 
 
 def bar(counts: dict[str, int] | None, width: int = _WIDTH) -> Text:
@@ -46,9 +47,11 @@ def bar(counts: dict[str, int] | None, width: int = _WIDTH) -> Text:
 
 def picture(state: Progress) -> Table:
     """A table for one send."""
-    table = Table(title=f"send {state.id}  {state.kind}  {state.state}", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=f"send {state.id}  {state.kind}  {state.state}", title_justify="left", box=None, pad_edge=False
+    )
     for name in ("platform", "", "devices", "accepted", "dead", "other", "pending"):
-        table.add_column(name, justify="left" if name in ("platform", "") else "right")
+        table.add_column(name, justify="left" if name in ("platform", "") else "right", no_wrap=True)
     for platform, counts in state.platforms.items():
         other = sum(counts[name] for name in COUNTS if name not in ("accepted", "dead"))
         table.add_row(

@@ -26,15 +26,25 @@ from pushq.settings import load
 @click.option("--collapse-id", help="A later message with the same id replaces this one on the phone.")
 @click.option("--ttl", type=int, help="Seconds until the message is stale.")
 @click.option("--priority", type=click.Choice(["high", "normal"]), default="high", show_default=True)
-@click.option("--segment", "segments", multiple=True, help="Who gets it; 'all' is everybody. May be repeated.")
+@click.option(
+    "--segment", "segments", multiple=True, help="Who gets it; 'all' is everybody. May be repeated."
+)
 @click.option("--exclude-segment", "excluded", multiple=True, help="Who does not.")
-@click.option("--user", "users", multiple=True, type=int, help="A user id, instead of segments: a transactional send.")
+@click.option(
+    "--user", "users", multiple=True, type=int, help="A user id, instead of segments: a transactional send."
+)
 @click.option("--platform", "platforms", multiple=True, help="Only these; default: all that the app has.")
-@click.option("--guarantee", type=click.Choice(["at_most_once", "at_least_once"]), help="Never twice, or never lost.")
+@click.option(
+    "--guarantee", type=click.Choice(["at_most_once", "at_least_once"]), help="Never twice, or never lost."
+)
 @click.option("--idempotency-key", help="The same key sends once, however often it is called.")
 @click.option("--send-at", help="Not before this time, such as 2030-01-31T18:00:00+01:00.")
-@click.option("--wait", is_flag=True, help="Show progress until the last outcome; exit code 1 when the send failed.")
-@click.option("--timeout", type=click.FloatRange(1, 86_400), default=3600, show_default=True, help="Seconds to --wait.")
+@click.option(
+    "--wait", is_flag=True, help="Show progress until the last outcome; exit code 1 when the send failed."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(1, 86_400), default=3600, show_default=True, help="Seconds to --wait."
+)
 @json_option
 def send(
     app_name: str | None,

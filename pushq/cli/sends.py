@@ -12,8 +12,8 @@ from rich.table import Table
 
 from pushq.cli.output import console, emit_json, json_option, plain
 from pushq.database import Database
-from pushq.ledger import sends
-from pushq.ledger.sends import Progress
+from pushq.ledger import progress, sends
+from pushq.ledger.progress import Progress
 from pushq.settings import load
 
 
@@ -29,7 +29,7 @@ def database() -> Iterator[Database]:
 def as_document(state: Progress) -> dict[str, Any]:
     """Progress as one JSON object: totals beside the platforms."""
     document: dict[str, Any] = plain(state)
-    totals = {name: state.total(name) for name in ("devices", *sends.COUNTS, "pending")}
+    totals = {name: state.total(name) for name in ("devices", *progress.COUNTS, "pending")}
     return {"send_id": document.pop("id"), **totals, **document}
 
 
@@ -39,7 +39,7 @@ def as_document(state: Progress) -> dict[str, Any]:
 def sends_(limit: int, as_json: bool) -> None:
     """List the newest sends."""
     with database() as opened:
-        rows = sends.recent(opened, limit)
+        rows = progress.recent(opened, limit)
     if as_json:
         emit_json({"sends": rows})
         return
@@ -48,7 +48,9 @@ def sends_(limit: int, as_json: bool) -> None:
         table.add_column(name)
     for row in rows:
         called = row["called_at"].strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(str(row["id"]), called, row["app"], row["kind"], row["state"], row["error"] or row["title"] or "")
+        table.add_row(
+            str(row["id"]), called, row["app"], row["kind"], row["state"], row["error"] or row["title"] or ""
+        )
     console().print(table if rows else "No sends yet. Try: pushq send --help")
 
 
@@ -60,8 +62,8 @@ def show(send_id: uuid.UUID, as_json: bool) -> None:
     from pushq.cli.progress import picture  # noqa: PLC0415
 
     with database() as opened:
-        state = sends.progress(opened, send_id)
-        reasons = sends.reasons(opened, send_id)
+        state = progress.progress(opened, send_id)
+        reasons = progress.reasons(opened, send_id)
     if as_json:
         emit_json({**as_document(state), "reasons": reasons})
         return
@@ -95,7 +97,7 @@ def _control(send_id: uuid.UUID, as_json: bool, done: str, refused: str) -> None
         with opened.begin() as connection:
             sends.load(connection, send_id)
             changed = act(connection, send_id)
-        state = sends.progress(opened, send_id)
+        state = progress.progress(opened, send_id)
     if as_json:
         emit_json({"send_id": str(send_id), "changed": changed, "state": state.state})
     elif changed:

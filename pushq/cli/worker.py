@@ -18,15 +18,27 @@ DEFAULT_CONCURRENCY = {"core": 16, "apns": 16, "fcm": 16}
 
 @click.command(epilog="Example: pushq worker apns --concurrency 16")
 @click.argument("kind", type=click.Choice(["core", "apns", "fcm"]))
-@click.option("--concurrency", "-c", type=click.IntRange(1, 1000), help="Batches at the same time (default: 16).")
 @click.option(
-    "--lane", type=click.Choice(["both", "broadcast", "transactional"]), default="both", help="Which lane's queue to serve."
+    "--concurrency", "-c", type=click.IntRange(1, 1000), help="Batches at the same time (default: 16)."
+)
+@click.option(
+    "--lane",
+    type=click.Choice(["both", "broadcast", "transactional"]),
+    default="both",
+    help="Which lane's queue to serve.",
 )
 @click.option("--name", help="The worker's node name; default: the kind and the process id.")
-@click.option("--ready-file", type=click.Path(dir_okay=False, path_type=Path), help="Made once the worker takes tasks.")
+@click.option(
+    "--ready-file", type=click.Path(dir_okay=False, path_type=Path), help="Made once the worker takes tasks."
+)
 @click.option("--parent-pid", type=int, hidden=True)
 def worker(
-    kind: str, concurrency: int | None, lane: str, name: str | None, ready_file: Path | None, parent_pid: int | None
+    kind: str,
+    concurrency: int | None,
+    lane: str,
+    name: str | None,
+    ready_file: Path | None,
+    parent_pid: int | None,
 ) -> None:
     """Run a worker until SIGTERM, which lets running batches finish.
 
@@ -49,7 +61,14 @@ def worker(
         lanes = ("broadcast", "transactional") if lane == "both" else (lane,)
         queues = [PLATFORM_QUEUES[kind, one] for one in lanes]
     arguments = ["worker", "-P", "gevent", "-c", str(greenlets), "-Q", ",".join(queues)]
-    arguments += ["-n", name or f"{kind}-{os.getpid()}@%h", "-l", "WARNING", "--without-gossip", "--without-mingle"]
+    arguments += [
+        "-n",
+        name or f"{kind}-{os.getpid()}@%h",
+        "-l",
+        "WARNING",
+        "--without-gossip",
+        "--without-mingle",
+    ]
     arguments += _event_options(settings)
 
     def ready(**_: object) -> None:
@@ -69,7 +88,9 @@ def _event_options(settings: Settings) -> list[str]:
 
 
 @click.command(epilog="Example: pushq beat")
-@click.option("--schedule", type=click.Path(dir_okay=False, path_type=Path), help="Where beat remembers its last runs.")
+@click.option(
+    "--schedule", type=click.Path(dir_okay=False, path_type=Path), help="Where beat remembers its last runs."
+)
 @click.option("--parent-pid", type=int, hidden=True)
 def beat(schedule: Path | None, parent_pid: int | None) -> None:
     """Run the clock: it starts the sweeper every few seconds and the clean-up every night.
@@ -84,5 +105,7 @@ def beat(schedule: Path | None, parent_pid: int | None) -> None:
     settings.need_broker()
     with tempfile.TemporaryDirectory(prefix="pushq-beat-") as folder:
         app.Beat(
-            schedule=str(schedule or Path(folder) / "schedule"), loglevel="WARNING", max_interval=min(settings.sweep_seconds, 5)
+            schedule=str(schedule or Path(folder) / "schedule"),
+            loglevel="WARNING",
+            max_interval=min(settings.sweep_seconds, 5),
         ).run()

@@ -93,7 +93,7 @@ class Attempt:
 
     def collect(self, judge: Judge) -> list[tuple[int, bytes]]:
         """Take in what has been answered since the last call; returns the changed spans of ``outcomes`` for the journal."""
-        spans = []
+        spans: list[tuple[int, bytes]] = []
         for part in self._parts:
             if not part.finished:
                 part.finished = part.burst.wait(0)
@@ -151,7 +151,9 @@ class Attempt:
             self._bury(position, Outcome.TOKEN_DEAD, verdict)
             if verdict.guarded:
                 self.guarded.add(position)
-        elif effect is Effect.REJECTED or (effect is Effect.CONFIGURATION and verdict.scope is Scope.RECIPIENT):
+        elif effect is Effect.REJECTED or (
+            effect is Effect.CONFIGURATION and verdict.scope is Scope.RECIPIENT
+        ):
             self._bury(position, Outcome.REJECTED, verdict)
             if verdict.scope is Scope.MESSAGE:
                 self.halted = self.halted or verdict
@@ -178,11 +180,13 @@ class Attempt:
 
     def letters(self) -> tuple[list[DeadLetter], bool]:
         """The dead letters; and whether tokens are kept because too many failed in a way that we may have caused."""
-        answered = len(self.outcomes) - sum(self.outcomes.count(o) for o in (Outcome.PENDING, Outcome.CLAIMED, Outcome.SUPPRESSED))
+        answered = len(self.outcomes) - sum(
+            self.outcomes.count(o) for o in (Outcome.PENDING, Outcome.CLAIMED, Outcome.SUPPRESSED)
+        )
         held = len(self.guarded) >= GUARDED_MINIMUM and len(self.guarded) > GUARDED_SHARE * answered
         if not held:
             return self.dead, False
         return [
-            DeadLetter(d.position, d.outcome, d.status, d.reason, None) if d.position in self.guarded else d for d in self.dead
+            DeadLetter(d.position, d.outcome, d.status, d.reason, None) if d.position in self.guarded else d
+            for d in self.dead
         ], True
-

@@ -121,12 +121,16 @@ class _Run:
         lease, send = self._lease, self._send
         client = self._d._clients.get((send.app, lease.platform))
         if client is None:
-            return self._hold(f"app {send.app!r} has no {lease.platform} table in the configuration of this worker")
+            return self._hold(
+                f"app {send.app!r} has no {lease.platform} table in the configuration of this worker"
+            )
         try:
             outcomes = self._open_journal()
         except redis.RedisError as exc:
             # at_most_once must not send what it cannot claim; nothing has been sent, so the batch simply comes back.
-            return self._hand_back(f"Redis cannot be reached ({type(exc).__name__}). Check that it runs and PUSHQ_REDIS_URL")
+            return self._hand_back(
+                f"Redis cannot be reached ({type(exc).__name__}). Check that it runs and PUSHQ_REDIS_URL"
+            )
         attempt = Attempt(bytearray(outcomes), send.at_most_once)
         error: str | None = None
         if self._d._clock() >= send.expires_at:
@@ -146,7 +150,9 @@ class _Run:
             before = journal.read(*lease.key)
             outcomes = lease.outcomes
             if lease.interrupted:
-                outcomes = recover(outcomes, before[1] if before else None, at_most_once=self._send.at_most_once)
+                outcomes = recover(
+                    outcomes, before[1] if before else None, at_most_once=self._send.at_most_once
+                )
                 log.info("batch_recovered", extra={**_ids(lease), "journal": before is not None})
             journal.open(lease, outcomes, replaces=before[0] if before else b"")
             self._journaled = True
@@ -184,7 +190,12 @@ class _Run:
             self._await(client, attempt)
 
     def _submit(
-        self, client: ProviderClient, attempt: Attempt, environment: str, positions: list[int], tokens: list[bytes]
+        self,
+        client: ProviderClient,
+        attempt: Attempt,
+        environment: str,
+        positions: list[int],
+        tokens: list[bytes],
     ) -> None:
         pool, devices = client.pool(environment), self._lease.device_ids
         for start in range(0, len(positions), CHUNK):
@@ -240,7 +251,12 @@ class _Run:
             if verdict.effect not in (Effect.TOKEN_DEAD, Effect.RETRY):
                 log.warning(
                     "provider_refused",
-                    extra={**_ids(self._lease), "status": verdict.status, "reason": verdict.reason, "detail": verdict.detail},
+                    extra={
+                        **_ids(self._lease),
+                        "status": verdict.status,
+                        "reason": verdict.reason,
+                        "detail": verdict.detail,
+                    },
                 )
             return verdict
 
@@ -254,8 +270,8 @@ class _Run:
                 log.warning("journal_not_written", extra={**_ids(self._lease), "error": type(exc).__name__})
 
     def _settle(self, client: ProviderClient, attempt: Attempt, error: str | None) -> Step:
-        lease, send, d = self._lease, self._send, self._d
-        now = d._clock()
+        lease = self._lease
+        now = self._d._clock()
         if attempt.reauthenticate is not None:
             try:
                 client.reauthenticate(attempt.reauthenticate)
@@ -329,7 +345,9 @@ class _Run:
         self._close_journal()
         if settled.done:
             sends.finish_if_complete(self._d._database, send.id)
-        log.info("batch_settled", extra={**_ids(lease), "attempt": number, "retry_in": retry_in, "error": error})
+        log.info(
+            "batch_settled", extra={**_ids(lease), "attempt": number, "retry_in": retry_in, "error": error}
+        )
         orders: list[Order] = [
             DeliverBatch(send.id, no, lease.platform, send.transactional) for no in settled.released
         ]
@@ -371,7 +389,9 @@ class _Run:
             self._close_journal()
         # A batch whose last holder vanished must be known as such until its journal has been read.
         interrupted = self._lease.interrupted and not self._journaled
-        batches.hand_back(self._d._database, self._lease, delay=POSTPONE_S, interrupted=interrupted, error=error)
+        batches.hand_back(
+            self._d._database, self._lease, delay=POSTPONE_S, interrupted=interrupted, error=error
+        )
         return Step()
 
 

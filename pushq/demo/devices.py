@@ -23,7 +23,15 @@ COLUMNS: Final = (
     "registered_at",
     "last_seen",
 )
-_LANGUAGES: Final = (("de", "DE"), ("en", "US"), ("fr", "FR"), ("es", "ES"), ("pt", "BR"), ("ja", "JP"), ("de", "AT"))
+_LANGUAGES: Final = (
+    ("de", "DE"),
+    ("en", "US"),
+    ("fr", "FR"),
+    ("es", "ES"),
+    ("pt", "BR"),
+    ("ja", "JP"),
+    ("de", "AT"),
+)
 _VERSIONS: Final = ("3.9.1", "4.0.0", "4.1.0", "4.2.0", "4.2.1")
 
 

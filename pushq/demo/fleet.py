@@ -78,8 +78,10 @@ class Fleet:
             self.check_alive()
             waiting = {kind for kind in waiting if not self._ready_file(kind).exists()}
             if waiting and time.monotonic() > deadline:
-                name = sorted(waiting)[0]
-                raise FleetFailed(f"worker {name} was not ready after {START_TIMEOUT_S:g} s:\n{self.log_tail(name)}")
+                name = min(waiting)
+                raise FleetFailed(
+                    f"worker {name} was not ready after {START_TIMEOUT_S:g} s:\n{self.log_tail(name)}"
+                )
             time.sleep(0.05)
 
     def check_alive(self) -> None:

@@ -70,4 +70,6 @@ class Stack:
 
     def exports(self) -> str:
         """Lines for a shell that point pushq's commands at this stack."""
-        return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(self.environment.items()))
+        return "".join(
+            f"export {name}={shlex.quote(value)}\n" for name, value in sorted(self.environment.items())
+        )

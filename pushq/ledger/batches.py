@@ -210,7 +210,11 @@ def settle(
         letters = list(dead)
         if letters:
             _bury(connection, lease, attempt, letters)
-        released = release_next(connection, lease.send_id, lease.platform) if state in ("planning", "sending") else []
+        released = (
+            release_next(connection, lease.send_id, lease.platform)
+            if state in ("planning", "sending")
+            else []
+        )
     return Settled(released, bool(letters), retry_in is None)
 
 
@@ -238,7 +242,14 @@ def hand_back(
                     WHERE send_id = :send AND batch_no = :no AND lease_token = :token AND state = 'running'
                     """
                 ),
-                {"send": lease.send_id, "no": lease.batch_no, "token": lease.token, "delay": delay, "error": error, "interrupted": interrupted},
+                {
+                    "send": lease.send_id,
+                    "no": lease.batch_no,
+                    "token": lease.token,
+                    "delay": delay,
+                    "error": error,
+                    "interrupted": interrupted,
+                },
             ).rowcount
             == 1
         )

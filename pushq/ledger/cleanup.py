@@ -92,7 +92,9 @@ def _ensure_month(connection: Connection, first: date) -> str | None:
 
 def _drop_months(connection: Connection, today: date, days: int) -> list[str]:
     names = connection.execute(
-        text("SELECT relid::text FROM pg_partition_tree('dead_letters') WHERE isleaf AND relid::text ~ '_[0-9]{4}_[0-9]{2}$'")
+        text(
+            "SELECT relid::text FROM pg_partition_tree('dead_letters') WHERE isleaf AND relid::text ~ '_[0-9]{4}_[0-9]{2}$'"
+        )
     ).scalars()
     dropped = []
     for name in sorted(names):

@@ -60,7 +60,9 @@ class Journal:
         """
         content = lease.token.bytes + outcomes
         if not self._open(keys=[_key(*lease.key)], args=[replaces, content, TTL_S]):
-            raise Fenced(f"the journal of batch {lease.batch_no} of send {lease.send_id} belongs to another holder")
+            raise Fenced(
+                f"the journal of batch {lease.batch_no} of send {lease.send_id} belongs to another holder"
+            )
 
     def claim(self, lease: Lease, first: int, length: int) -> None:
         """Mark recipients ``first`` to ``first + length`` as handed over: must be written before the request is.
@@ -80,7 +82,9 @@ class Journal:
         for first, values in spans:
             args += [_HEADER + first, values]
         if not self._write(keys=[_key(*lease.key)], args=args):
-            raise Fenced(f"the journal of batch {lease.batch_no} of send {lease.send_id} is gone or has another holder")
+            raise Fenced(
+                f"the journal of batch {lease.batch_no} of send {lease.send_id} is gone or has another holder"
+            )
 
     def close(self, lease: Lease) -> None:
         """Remove the journal of a settled attempt."""

@@ -62,7 +62,9 @@ def plan_page(database: Database, settings: Settings, send_id: uuid.UUID, shard_
         if shard is None or shard.done or shard.state != "planning":
             return Page([], done=True)
         app, audience, platforms = sends.audience_of(connection, send_id)
-        scanned, matched = _insert_page(connection, settings, send_id, shard_no, shard, app, audience, platforms)
+        scanned, matched = _insert_page(
+            connection, settings, send_id, shard_no, shard, app, audience, platforms
+        )
         done = scanned < shard.scan_limit
         connection.execute(
             text(
@@ -74,7 +76,11 @@ def plan_page(database: Database, settings: Settings, send_id: uuid.UUID, shard_
                 "shard": shard_no,
                 "done": done,
                 "scan": next_scan_limit(
-                    shard.scan_limit, scanned, matched, floor=settings.plan_page, batch_size=settings.batch_size
+                    shard.scan_limit,
+                    scanned,
+                    matched,
+                    floor=settings.plan_page,
+                    batch_size=settings.batch_size,
                 ),
             },
         )

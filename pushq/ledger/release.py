@@ -30,7 +30,8 @@ def top_up(connection: Connection, send_id: uuid.UUID, platform: str, window: in
     """Release planned batches until ``window`` of them are published or running; returns their numbers."""
     # Two that count at the same time would both fill the same room.
     connection.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"release:{send_id}:{platform}"}
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"),
+        {"key": f"release:{send_id}:{platform}"},
     )
     in_flight = connection.execute(
         text(

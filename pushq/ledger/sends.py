@@ -65,7 +65,9 @@ def resolve_app(app: str | None, apps: Mapping[str, AppSettings]) -> str:
             raise InvalidRequest("app", "nothing", f"one of the configured apps: {', '.join(sorted(apps))}")
         return next(iter(apps))
     if app not in apps:
-        raise InvalidRequest("app", repr(app), f"one of the configured apps: {', '.join(sorted(apps)) or 'none'}")
+        raise InvalidRequest(
+            "app", repr(app), f"one of the configured apps: {', '.join(sorted(apps)) or 'none'}"
+        )
     return app
 
 
@@ -75,7 +77,9 @@ def sendable_platforms(submission: Submission, app: AppSettings, name: str) -> t
     for platform in submission.audience.platforms:
         if platform not in configured:
             raise InvalidRequest(
-                "audience.platforms", repr(platform), f"platforms with a table in the configuration of app {name!r}: {configured}"
+                "audience.platforms",
+                repr(platform),
+                f"platforms with a table in the configuration of app {name!r}: {configured}",
             )
     return submission.audience.platforms or configured
 
@@ -111,7 +115,9 @@ def accept(
             return start_planning(connection, settings, send_id), None
     except IntegrityError:
         # The key belongs to a send that was called with another spelling of the app: still the same call.
-        log.warning("send_repeated", extra={"send_id": str(send_id), "idempotency_key": submission.idempotency_key})
+        log.warning(
+            "send_repeated", extra={"send_id": str(send_id), "idempotency_key": submission.idempotency_key}
+        )
         return [], None
 
 
@@ -166,11 +172,17 @@ def _json(value: object) -> str:
 
 
 def _check_same(connection: Connection, send_id: uuid.UUID, submission: Submission) -> None:
-    known = connection.execute(text("SELECT fingerprint FROM sends WHERE id = :id"), {"id": send_id}).scalar_one()
+    known = connection.execute(
+        text("SELECT fingerprint FROM sends WHERE id = :id"), {"id": send_id}
+    ).scalar_one()
     if known != submission.fingerprint():
         log.error(
             "idempotency_key_reused",
-            extra={"send_id": str(send_id), "idempotency_key": submission.idempotency_key, "effect": "the first call stands"},
+            extra={
+                "send_id": str(send_id),
+                "idempotency_key": submission.idempotency_key,
+                "effect": "the first call stands",
+            },
         )
 
 
@@ -198,18 +210,27 @@ def start_planning(connection: Connection, settings: Settings, send_id: uuid.UUI
 def load(connection: Connection, send_id: uuid.UUID) -> Send:
     """Raises UnknownSend when there is none."""
     row = connection.execute(
-        text("SELECT kind, app, guarantee, notification, called_at, expires_at FROM sends WHERE id = :id"), {"id": send_id}
+        text("SELECT kind, app, guarantee, notification, called_at, expires_at FROM sends WHERE id = :id"),
+        {"id": send_id},
     ).first()
     if row is None:
         raise UnknownSend(f"No send has the id {send_id}. See: pushq sends")
     return Send(
-        send_id, row.kind, row.app, row.guarantee, parse_notification(row.notification), row.called_at, row.expires_at
+        send_id,
+        row.kind,
+        row.app,
+        row.guarantee,
+        parse_notification(row.notification),
+        row.called_at,
+        row.expires_at,
     )
 
 
 def audience_of(connection: Connection, send_id: uuid.UUID) -> tuple[str, Any, list[str]]:
     """The app, the audience and the platforms a send is planned for."""
-    row = connection.execute(text("SELECT app, audience, options FROM sends WHERE id = :id"), {"id": send_id}).one()
+    row = connection.execute(
+        text("SELECT app, audience, options FROM sends WHERE id = :id"), {"id": send_id}
+    ).one()
     return row.app, parse_audience(row.audience), list(row.options["platforms"])
 
 
@@ -253,7 +274,9 @@ def stop(connection: Connection, send_id: uuid.UUID, *, state: str, error: str |
     ).first()
     if row is None:
         return False
-    connection.execute(text("UPDATE send_shards SET done = true WHERE send_id = :id AND NOT done"), {"id": send_id})
+    connection.execute(
+        text("UPDATE send_shards SET done = true WHERE send_id = :id AND NOT done"), {"id": send_id}
+    )
     connection.execute(
         text(
             """
@@ -270,7 +293,9 @@ def stop(connection: Connection, send_id: uuid.UUID, *, state: str, error: str |
 def pause(connection: Connection, send_id: uuid.UUID, error: str | None = None) -> bool:
     """Hold a running send: no batch of it is begun until :func:`resume`. False when it was not running."""
     row = connection.execute(
-        text("UPDATE sends SET state = 'paused', error = :error WHERE id = :id AND state IN ('planning', 'sending') RETURNING id"),
+        text(
+            "UPDATE sends SET state = 'paused', error = :error WHERE id = :id AND state IN ('planning', 'sending') RETURNING id"
+        ),
         {"id": send_id, "error": error},
     ).first()
     return row is not None
@@ -290,108 +315,13 @@ def resume(connection: Connection, send_id: uuid.UUID) -> bool:
     if row is None:
         return False
     connection.execute(
-        text("UPDATE send_batches SET due_at = now(), retry_at = now() WHERE send_id = :id AND state IN ('queued', 'retry')"),
+        text(
+            "UPDATE send_batches SET due_at = now(), retry_at = now() WHERE send_id = :id AND state IN ('queued', 'retry')"
+        ),
         {"id": send_id},
     )
     connection.execute(
-        text("UPDATE send_shards SET updated_at = '-infinity' WHERE send_id = :id AND NOT done"), {"id": send_id}
+        text("UPDATE send_shards SET updated_at = '-infinity' WHERE send_id = :id AND NOT done"),
+        {"id": send_id},
     )
     return True
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a send stands: exact sums over its batches. ``pending`` counts planned recipients without a final outcome."""
-
-    id: uuid.UUID
-    kind: str
-    app: str
-    guarantee: str
-    state: str
-    error: str | None
-    called_at: datetime
-    planned_at: datetime | None
-    finished_at: datetime | None
-    seconds: float
-    platforms: Mapping[str, Mapping[str, int]]
-
-    def total(self, column: str) -> int:
-        return sum(counts[column] for counts in self.platforms.values())
-
-    @property
-    def finished(self) -> bool:
-        return self.state in FINAL_STATES and self.total("pending") == 0
-
-
-COUNTS = ("accepted", "dead", "rejected", "exhausted", "expired", "suppressed", "cancelled", "unknown")
-
-
-def progress(database: Database, send_id: uuid.UUID) -> Progress:
-    """Raises UnknownSend when there is none."""
-    sums = ", ".join(f"coalesce(sum({column}), 0)::bigint AS {column}" for column in COUNTS)
-    with database.begin() as connection:
-        send = connection.execute(
-            text(
-                "SELECT kind, app, guarantee, state, error, called_at, planned_at, finished_at,"
-                " extract(epoch FROM coalesce(finished_at, now()) - called_at)::float AS seconds FROM sends WHERE id = :id"
-            ),
-            {"id": send_id},
-        ).first()
-        if send is None:
-            raise UnknownSend(f"No send has the id {send_id}. See: pushq sends")
-        rows = connection.execute(
-            text(
-                f"SELECT platform, count(*) AS batches, sum(recipients)::bigint AS devices, {sums} FROM send_batches"  # noqa: S608
-                " WHERE send_id = :id GROUP BY platform ORDER BY platform LIMIT 10"
-            ),
-            {"id": send_id},
-        ).all()
-    platforms: dict[str, dict[str, int]] = {}
-    for row in rows:
-        counts = {column: getattr(row, column) for column in COUNTS}
-        platforms[row.platform] = {
-            "devices": row.devices,
-            "batches": row.batches,
-            **counts,
-            "pending": row.devices - sum(counts.values()),
-        }
-    return Progress(send_id, *send[:8], seconds=send.seconds, platforms=platforms)
-
-
-def recent(database: Database, limit: int = 20) -> list[dict[str, Any]]:
-    """The newest sends, newest first."""
-    with database.begin() as connection:
-        rows = connection.execute(
-            text(
-                "SELECT id, kind, app, guarantee, state, error, called_at, finished_at, notification->>'title' AS title"
-                " FROM sends ORDER BY created_at DESC, id LIMIT :limit"
-            ),
-            {"limit": limit},
-        ).all()
-    return [dict(row._mapping) for row in rows]
-
-
-def reasons(database: Database, send_id: uuid.UUID, limit: int = 50) -> list[dict[str, Any]]:
-    """Final failures of a send by platform, outcome and reason, most frequent first."""
-    with database.begin() as connection:
-        rows = connection.execute(
-            text(
-                """
-                SELECT platform, outcome, reason, count(*) AS recipients,
-                       count(*) FILTER (WHERE invalidated) AS tokens_deactivated
-                FROM dead_letters WHERE send_id = :id GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT :limit
-                """
-            ),
-            {"id": send_id, "limit": limit},
-        ).all()
-    return [dict(row._mapping) for row in rows]
-
-
-def waiting_dead_letters(database: Database, send_id: uuid.UUID) -> int:
-    """Dead letters of a send that the dead-letter task has not looked at yet."""
-    with database.begin() as connection:
-        return int(
-            connection.execute(
-                text("SELECT count(*) FROM dead_letters WHERE send_id = :id AND processed_at IS NULL"), {"id": send_id}
-            ).scalar_one()
-        )

@@ -34,7 +34,9 @@ def sweep(database: Database, settings: Settings) -> list[Order]:
         orders += _stale_shards(connection)
     with database.begin() as connection:
         due = batches.requeue_due(connection, LIMIT)
-        orders += [DeliverBatch(send, no, platform, transactional) for send, no, platform, transactional in due]
+        orders += [
+            DeliverBatch(send, no, platform, transactional) for send, no, platform, transactional in due
+        ]
     with database.begin() as connection:
         orders += _windows(connection, settings)
     with database.begin() as connection:

@@ -17,7 +17,7 @@ from typing import Final
 class Effect(StrEnum):
     """What to do about one recipient."""
 
-    TOKEN_DEAD = "token_dead"  # final: the token is not to be used again
+    TOKEN_DEAD = "token_dead"  # final: the token is not to be used again  # noqa: S105
     REJECTED = "rejected"  # final: this message will never be taken
     RETRY = "retry"  # the same request may succeed later
     REAUTHENTICATE = "reauthenticate"  # a new credential, then again

@@ -54,7 +54,9 @@ class ProviderClient(Protocol):
     def pool(self, environment: str) -> Pool:
         """Connections to the environment (``production`` or ``sandbox``)."""
 
-    def burst(self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime) -> Burst:
+    def burst(
+        self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime
+    ) -> Burst:
         """The requests for these devices, ready to be submitted.
 
         Raises:

@@ -49,17 +49,25 @@ class EntryTask(Task):  # type: ignore[misc]
         """
         for name in _FORBIDDEN_OPTIONS:
             if options.get(name) is not None:
-                raise InvalidRequest(name, "a Celery option", "send_at, to send later" if name in ("countdown", "eta") else "none")
+                raise InvalidRequest(
+                    name,
+                    "a Celery option",
+                    "send_at, to send later" if name in ("countdown", "eta") else "none",
+                )
         submission = self.checked(args or (), kwargs or {})
         send_id = uuid.UUID(task_id) if task_id else submission.send_id()
         try:
             return super().apply_async((submission.as_json(),), {}, task_id=str(send_id), **options)
         except (OperationalError, OSError) as exc:
-            raise ServiceUnavailable("The broker", "PUSHQ_BROKER_URL", type(exc.__cause__ or exc).__name__) from exc
+            raise ServiceUnavailable(
+                "The broker", "PUSHQ_BROKER_URL", type(exc.__cause__ or exc).__name__
+            ) from exc
 
     def checked(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Submission:
         if len(args) == 1 and not kwargs and isinstance(args[0], Mapping) and "called_at" in args[0]:
-            return parse_submission(args[0])  # Celery publishes the task again as it is (redelivery, Flower's "retry")
+            return parse_submission(
+                args[0]
+            )  # Celery publishes the task again as it is (redelivery, Flower's "retry")
         try:
             bound = _arguments(type(self)).bind(*args, **kwargs)
         except TypeError as exc:

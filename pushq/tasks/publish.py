@@ -37,7 +37,8 @@ def _publish(order: Order) -> None:
             )
         case PlanShard():
             app.tasks["pushq.plan_shard"].apply_async(
-                (str(order.send_id), order.shard_no), queue=TRANSACTIONAL if order.transactional else BROADCAST
+                (str(order.send_id), order.shard_no),
+                queue=TRANSACTIONAL if order.transactional else BROADCAST,
             )
         case ProcessDeadLetters():
             app.tasks["pushq.dead_letter"].apply_async((str(order.send_id), order.batch_no))

@@ -63,7 +63,9 @@ class Runtime:
                     name, app.apns, self.redis, request_timeout_s=settings.request_timeout
                 )
             if app.fcm is not None and "fcm" in platforms:
-                self.clients[name, "fcm"] = FcmClient(name, app.fcm, self.redis, request_timeout_s=settings.request_timeout)
+                self.clients[name, "fcm"] = FcmClient(
+                    name, app.fcm, self.redis, request_timeout_s=settings.request_timeout
+                )
         self.delivery = Delivery(
             self.database,
             Journal(self.redis),
@@ -116,7 +118,12 @@ class Runtime:
         report = invalidate_from_dead_letters(self.database, send_id, batch_no, cache=self.cache)
         log.info(
             "dead_letters_processed",
-            extra={"send_id": str(send_id), "batch_no": batch_no, "invalidated": report.invalidated, "kept": report.kept},
+            extra={
+                "send_id": str(send_id),
+                "batch_no": batch_no,
+                "invalidated": report.invalidated,
+                "kept": report.kept,
+            },
         )
 
     def sweep(self) -> None:
@@ -138,8 +145,8 @@ class Runtime:
             extra={
                 "unseen": unseen,
                 "sends": ledger.sends,
-                "dropped": ledger.partitions_dropped,
-                "created": ledger.partitions_created,
+                "partitions_dropped": ledger.partitions_dropped,
+                "partitions_created": ledger.partitions_created,
                 "seconds": round(time.monotonic() - started, 3),
             },
         )
@@ -157,7 +164,9 @@ def runtime() -> Runtime:
     return _runtime
 
 
-def configure(settings: Settings, platforms: tuple[str, ...] = ("apns", "fcm"), *, greenlets: int = 20) -> Runtime:
+def configure(
+    settings: Settings, platforms: tuple[str, ...] = ("apns", "fcm"), *, greenlets: int = 20
+) -> Runtime:
     """Make the process's runtime, once."""
     global _runtime  # noqa: PLW0603 - Celery gives a task no other place for what its process owns
     with _lock:
@@ -168,7 +177,7 @@ def configure(settings: Settings, platforms: tuple[str, ...] = ("apns", "fcm"), 
 
 
 def shutdown(grace: float = 5.0) -> None:
-    global _runtime  # noqa: PLW0603
+    global _runtime
     with _lock:
         current, _runtime = _runtime, None
     if current is not None:

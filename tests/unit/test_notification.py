@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -43,13 +44,22 @@ def test_refusals_name_the_field(value: object, field: str, says: str) -> None:
 
 
 def test_what_is_parsed_comes_back_from_json() -> None:
-    value: dict[str, Any] = {"title": "T", "body": "B", "data": {"k": "v"}, "sound": "default", "badge": 0, "ttl": 60}
+    value: dict[str, Any] = {
+        "title": "T",
+        "body": "B",
+        "data": {"k": "v"},
+        "sound": "default",
+        "badge": 0,
+        "ttl": 60,
+    }
     parsed = parse_notification(value)
     assert parse_notification(json.loads(json.dumps(parsed.as_json()))) == parsed
 
 
 def test_apns_payload() -> None:
-    body = json.loads(apns.payload(Notification(title="T", body="B", data={"k": "v"}, sound="default", badge=0)))
+    body = json.loads(
+        apns.payload(Notification(title="T", body="B", data={"k": "v"}, sound="default", badge=0))
+    )
     assert body == {"aps": {"alert": {"title": "T", "body": "B"}, "sound": "default", "badge": 0}, "k": "v"}
 
 
@@ -66,7 +76,12 @@ def test_fcm_bodies_differ_only_in_the_token() -> None:
     assert one["message"].pop("token") == "tok-1"
     assert two["message"].pop("token") == "tok-2"
     assert one == two
-    assert one["message"]["android"] == {"priority": "HIGH", "ttl": "60s", "collapse_key": "c", "notification": {"tag": "c"}}
+    assert one["message"]["android"] == {
+        "priority": "HIGH",
+        "ttl": "60s",
+        "collapse_key": "c",
+        "notification": {"tag": "c"},
+    }
 
 
 @pytest.mark.parametrize("check", [apns.check, fcm.check])
@@ -82,8 +97,6 @@ def test_payload_limit_is_exact(check: Any) -> None:
 
 
 def test_apns_ids_are_canonical_and_differ_by_device() -> None:
-    import uuid
-
     send = uuid.uuid4()
     ids = [apns.apns_id(send, device) for device in range(1000)]
     assert len(set(ids)) == 1000

@@ -7,7 +7,8 @@ import pytest
 from pushq.ledger.outcomes import COLUMNS, Outcome, count, recover
 
 P, C, A, D, U = (
-    bytes([o]) for o in (Outcome.PENDING, Outcome.CLAIMED, Outcome.ACCEPTED, Outcome.TOKEN_DEAD, Outcome.UNKNOWN)
+    bytes([o])
+    for o in (Outcome.PENDING, Outcome.CLAIMED, Outcome.ACCEPTED, Outcome.TOKEN_DEAD, Outcome.UNKNOWN)
 )
 
 

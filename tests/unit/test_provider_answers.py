@@ -30,19 +30,33 @@ def fcm_verdict(status: int, body: object = None, headers: dict[str, str] | None
 def test_every_apns_row(status: int, reason: str) -> None:
     verdict = apns_verdict(status, {"reason": reason})
     rule = apns.RULES[status, reason]
-    assert (verdict.effect, verdict.scope, verdict.reason, verdict.retire) == (rule.effect, rule.scope, reason, rule.retire)
+    assert (verdict.effect, verdict.scope, verdict.reason, verdict.retire) == (
+        rule.effect,
+        rule.scope,
+        reason,
+        rule.retire,
+    )
     assert (verdict.invalid_since is not None) == (verdict.effect is Effect.TOKEN_DEAD)
 
 
 def test_only_answers_about_the_token_kill_it() -> None:
     """What a wrong topic or environment of ours causes is guarded; a refused credential never speaks about a token."""
-    dead = {reason: rule.guarded for (_, reason), rule in apns.RULES.items() if rule.effect is Effect.TOKEN_DEAD}
-    assert dead == {"BadDeviceToken": True, "DeviceTokenNotForTopic": True, "ExpiredToken": False, "Unregistered": False}
+    dead = {
+        reason: rule.guarded for (_, reason), rule in apns.RULES.items() if rule.effect is Effect.TOKEN_DEAD
+    }
+    assert dead == {
+        "BadDeviceToken": True,
+        "DeviceTokenNotForTopic": True,
+        "ExpiredToken": False,
+        "Unregistered": False,
+    }
 
 
 def test_410_counts_from_apples_timestamp_less_the_skew() -> None:
     millis = int(SENT.timestamp() * 1000) - 60_000
-    assert apns_verdict(410, {"reason": "Unregistered", "timestamp": millis}).invalid_since == SENT - timedelta(seconds=65)
+    assert apns_verdict(
+        410, {"reason": "Unregistered", "timestamp": millis}
+    ).invalid_since == SENT - timedelta(seconds=65)
 
 
 @pytest.mark.parametrize("timestamp", [None, "soon", -5, True, 10**30])
@@ -63,7 +77,9 @@ def test_410_without_a_usable_timestamp_counts_from_the_sending(timestamp: objec
         (400, b"\xff\xfe", Effect.REJECTED, "other_4xx"),
     ],
 )
-def test_unlisted_apns_answers_fall_to_their_class(status: int, body: object, effect: Effect, reason: str) -> None:
+def test_unlisted_apns_answers_fall_to_their_class(
+    status: int, body: object, effect: Effect, reason: str
+) -> None:
     verdict = apns_verdict(status, body)
     assert (verdict.effect, verdict.reason) == (effect, reason)
 
@@ -93,9 +109,21 @@ def test_every_fcm_row(status: int, code: str) -> None:
     ("body", "effect", "scope"),
     [
         # The decision list for INVALID_ARGUMENT, first match wins.
-        (fcm_body(400, "INVALID_ARGUMENT", apple={"statusCode": 410, "reason": "Unregistered"}), Effect.TOKEN_DEAD, Scope.RECIPIENT),
-        (fcm_body(400, "INVALID_ARGUMENT", apple={"reason": "BadDeviceToken"}), Effect.TOKEN_DEAD, Scope.RECIPIENT),
-        (fcm_body(400, "INVALID_ARGUMENT", apple={"reason": "ExpiredProviderToken"}), Effect.CONFIGURATION, Scope.RECIPIENT),
+        (
+            fcm_body(400, "INVALID_ARGUMENT", apple={"statusCode": 410, "reason": "Unregistered"}),
+            Effect.TOKEN_DEAD,
+            Scope.RECIPIENT,
+        ),
+        (
+            fcm_body(400, "INVALID_ARGUMENT", apple={"reason": "BadDeviceToken"}),
+            Effect.TOKEN_DEAD,
+            Scope.RECIPIENT,
+        ),
+        (
+            fcm_body(400, "INVALID_ARGUMENT", apple={"reason": "ExpiredProviderToken"}),
+            Effect.CONFIGURATION,
+            Scope.RECIPIENT,
+        ),
         (fcm_body(400, "INVALID_ARGUMENT", fields=["message.token"]), Effect.TOKEN_DEAD, Scope.RECIPIENT),
         (fcm_body(400, "INVALID_ARGUMENT", fields=["message"]), Effect.REJECTED, Scope.MESSAGE),
         (fcm_body(400, None, fields=["message.data[0].value"]), Effect.REJECTED, Scope.MESSAGE),
@@ -104,7 +132,11 @@ def test_every_fcm_row(status: int, code: str) -> None:
             Effect.TOKEN_DEAD,
             Scope.RECIPIENT,
         ),
-        (fcm_body(400, "INVALID_ARGUMENT", "Request contains an invalid argument."), Effect.REJECTED, Scope.MESSAGE),
+        (
+            fcm_body(400, "INVALID_ARGUMENT", "Request contains an invalid argument."),
+            Effect.REJECTED,
+            Scope.MESSAGE,
+        ),
         (fcm_body(400), Effect.REJECTED, Scope.MESSAGE),
     ],
 )
@@ -113,7 +145,9 @@ def test_invalid_argument(body: dict[str, Any], effect: Effect, scope: Scope) ->
     assert (verdict.effect, verdict.scope) == (effect, scope)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>502</html>", b"[]", b'{"error":[]}', b'{"error":{"details":{}}}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>502</html>", b"[]", b'{"error":[]}', b'{"error":{"details":{}}}']
+)
 def test_a_broken_fcm_body_leaves_the_status(body: bytes) -> None:
     verdict = fcm_verdict(502, body)
     assert (verdict.effect, verdict.wait_s) == (Effect.RETRY, 10.0)

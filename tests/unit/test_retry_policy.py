@@ -14,7 +14,9 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)
 
 
-def wait_of(attempt: int, random: float, *, floor_s: float = 0.0, policy: RetrySettings | None = None) -> float | None:
+def wait_of(
+    attempt: int, random: float, *, floor_s: float = 0.0, policy: RetrySettings | None = None
+) -> float | None:
     policy = policy or RetrySettings(max_attempts=10)
     return decide(policy, attempt=attempt, floor_s=floor_s, now=NOW, expires_at=LATER, random=random).retry_in
 
@@ -50,7 +52,8 @@ def test_a_wait_beyond_the_expiry_ends_the_recipient_as_expired() -> None:
 def test_unsent_recipients_wait_without_end_but_for_the_expiry() -> None:
     policy = RetrySettings(max_attempts=1)
     waits = [
-        postpone(policy, runs=n, floor_s=0, now=NOW, expires_at=LATER, random=0.0).retry_in for n in (1, 2, 6, 50)
+        postpone(policy, runs=n, floor_s=0, now=NOW, expires_at=LATER, random=0.0).retry_in
+        for n in (1, 2, 6, 50)
     ]
     assert waits == [0.5, 1.0, 15.0, 15.0]
     over = postpone(policy, runs=1, floor_s=0, now=LATER, expires_at=LATER, random=0.0)

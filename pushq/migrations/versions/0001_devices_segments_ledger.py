@@ -197,6 +197,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP TABLE dead_letters, send_batches, send_shards, sends, segment_members, segments, device_tokens")
+    op.execute(
+        "DROP TABLE dead_letters, send_batches, send_shards, sends, segment_members, segments, device_tokens"
+    )
     op.execute("DROP SEQUENCE dead_letters_id_seq, device_tokens_id_seq")
     op.execute("DROP FUNCTION pushq_version(text)")

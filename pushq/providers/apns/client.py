@@ -28,7 +28,9 @@ class ApnsClient:
 
     platform = "apns"
 
-    def __init__(self, app: str, settings: ApnsSettings, client: redis.Redis, *, request_timeout_s: float) -> None:
+    def __init__(
+        self, app: str, settings: ApnsSettings, client: redis.Redis, *, request_timeout_s: float
+    ) -> None:
         self._app, self._settings = app, settings
         self._tokens = ProviderTokens(settings, load_key(settings, app), client, time.time)
         pool_settings = PoolSettings(
@@ -37,8 +39,15 @@ class ApnsClient:
             request_timeout_s=request_timeout_s,
         )
         self._pools = {
-            "production": Pool(f"apns/{app}", _origin(settings.url, settings), pool_settings, retire_on=_retires),
-            "sandbox": Pool(f"apns/{app}/sandbox", _origin(settings.sandbox_url, settings), pool_settings, retire_on=_retires),
+            "production": Pool(
+                f"apns/{app}", _origin(settings.url, settings), pool_settings, retire_on=_retires
+            ),
+            "sandbox": Pool(
+                f"apns/{app}/sandbox",
+                _origin(settings.sandbox_url, settings),
+                pool_settings,
+                retire_on=_retires,
+            ),
         }
         self._started: set[str] = set()
         self._rendered: dict[uuid.UUID, tuple[bytes, HeaderTemplate, bytes]] = {}
@@ -60,7 +69,9 @@ class ApnsClient:
         self._start(environment)
         return self._pools[environment]
 
-    def burst(self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime) -> Burst:
+    def burst(
+        self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime
+    ) -> Burst:
         template, body = self._render(message)
         send_id = message.send_id
         return Burst(

@@ -42,11 +42,17 @@ def load_key(settings: ApnsSettings, name: str) -> EllipticCurvePrivateKey:
     try:
         key = load_pem_private_key(settings.key_file.read_bytes(), password=None)
     except (ValueError, TypeError):
-        raise SettingsError(f"{setting}: found {str(settings.key_file)!r}, which holds no readable key; expected {expected}") from None
+        raise SettingsError(
+            f"{setting}: found {str(settings.key_file)!r}, which holds no readable key; expected {expected}"
+        ) from None
     except OSError as exc:
-        raise SettingsError(f"{setting}: found {str(settings.key_file)!r}, which cannot be read ({exc.strerror})") from None
+        raise SettingsError(
+            f"{setting}: found {str(settings.key_file)!r}, which cannot be read ({exc.strerror})"
+        ) from None
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
-        raise SettingsError(f"{setting}: found a key of another kind in {str(settings.key_file)!r}; expected {expected}")
+        raise SettingsError(
+            f"{setting}: found a key of another kind in {str(settings.key_file)!r}; expected {expected}"
+        )
     return key
 
 
@@ -58,7 +64,11 @@ class ProviderTokens:
     """
 
     def __init__(
-        self, settings: ApnsSettings, key: EllipticCurvePrivateKey, client: redis.Redis, clock: Callable[[], float]
+        self,
+        settings: ApnsSettings,
+        key: EllipticCurvePrivateKey,
+        client: redis.Redis,
+        clock: Callable[[], float],
     ) -> None:
         self._team, self._key_id, self._key = settings.team_id, settings.key_id, key
         self._redis, self._clock = client, clock
@@ -88,7 +98,10 @@ class ProviderTokens:
             if self._clock() - self._issued >= MIN_INTERVAL_S:
                 self._renew(MIN_INTERVAL_S)
             else:
-                log.error("apns_token_refused_while_young", extra={"key": self._key_id, "hint": "check this machine's clock"})
+                log.error(
+                    "apns_token_refused_while_young",
+                    extra={"key": self._key_id, "hint": "check this machine's clock"},
+                )
 
     def _renew(self, oldest_s: float) -> None:
         """Take the fleet's token when it is younger than ``oldest_s``, else mint one under the fleet's lock."""
@@ -129,5 +142,8 @@ class ProviderTokens:
 
     def _mint(self, issued: float) -> bytes:
         return jwt.encode(
-            {"iss": self._team, "iat": int(issued)}, self._key, algorithm="ES256", headers={"kid": self._key_id}
+            {"iss": self._team, "iat": int(issued)},
+            self._key,
+            algorithm="ES256",
+            headers={"kid": self._key_id},
         ).encode()

@@ -39,9 +39,13 @@ def check(notification: Notification, name: str = "notification") -> None:
     """Raise InvalidRequest when APNs would refuse the notification whatever the device."""
     size = len(payload(notification))
     if size > MAX_PAYLOAD_BYTES:
-        raise InvalidRequest(name, f"{size:,} bytes as an APNs payload", f"at most {MAX_PAYLOAD_BYTES:,} bytes")
+        raise InvalidRequest(
+            name, f"{size:,} bytes as an APNs payload", f"at most {MAX_PAYLOAD_BYTES:,} bytes"
+        )
     if notification.image is not None and "image" in notification.data:
-        raise InvalidRequest(f"{name}.data.image", "a key that notification.image needs on iOS", "one of the two")
+        raise InvalidRequest(
+            f"{name}.data.image", "a key that notification.image needs on iOS", "one of the two"
+        )
 
 
 def headers(

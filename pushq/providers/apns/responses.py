@@ -7,6 +7,7 @@ that page. Never listed as a dead token: anything a wrong topic, key or environm
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -65,7 +66,9 @@ _BARE: Final[Mapping[int, Rule]] = {410: Rule(_D), 429: Rule(_R, min_wait_s=30.0
 CLOCK_SKEW: Final = timedelta(seconds=5)
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes, *, sent_at: datetime, now: datetime) -> Verdict:
+def judge(
+    status: int, headers: Mapping[str, str], body: bytes, *, sent_at: datetime, now: datetime
+) -> Verdict:
     """What an answer other than 200 means. Never raises, whatever the body.
 
     Args:
@@ -73,10 +76,9 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, *, sent_at: date
         now: for a Retry-After that is a date.
     """
     document: object = None
-    try:
+    # A body that is no JSON has no reason: the status alone decides.
+    with suppress(orjson.JSONDecodeError):
         document = orjson.loads(body) if body else None
-    except orjson.JSONDecodeError:
-        pass  # a body that is no JSON has no reason: the status alone decides, below
     fields = document if isinstance(document, dict) else {}
     word = fields.get("reason")
     known = RULES.get((status, word)) if isinstance(word, str) else None

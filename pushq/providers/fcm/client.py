@@ -29,7 +29,9 @@ class FcmClient:
 
     platform = "fcm"
 
-    def __init__(self, app: str, settings: FcmSettings, client: redis.Redis, *, request_timeout_s: float) -> None:
+    def __init__(
+        self, app: str, settings: FcmSettings, client: redis.Redis, *, request_timeout_s: float
+    ) -> None:
         self._app, self._settings = app, settings
         self._tokens = AccessTokens(app, settings, client, time.time)
         self._path = request.path(settings.project_id)
@@ -57,10 +59,15 @@ class FcmClient:
     def pool(self, environment: str) -> Pool:
         return self._pool
 
-    def burst(self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime) -> Burst:
+    def burst(
+        self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime
+    ) -> Burst:
         authorization = self._tokens.authorization()
         if self._template is None or self._template[0] != authorization:
-            self._template = authorization, HeaderTemplate(self._path, request.headers(authorization=authorization))
+            self._template = (
+                authorization,
+                HeaderTemplate(self._path, request.headers(authorization=authorization)),
+            )
         parts = self._rendered.get(message.send_id)
         if parts is None:
             parts = request.message(

@@ -32,7 +32,7 @@ TIMEOUT_S: Final = 15.0
 LOCK_S: Final = 30
 
 
-class _Answer(transport.Response):  # type: ignore[misc]
+class _Answer(transport.Response):
     def __init__(self, answer: httpx.Response) -> None:
         self._answer = answer
 
@@ -49,7 +49,7 @@ class _Answer(transport.Response):  # type: ignore[misc]
         return self._answer.content
 
 
-class HttpxRequest(transport.Request):  # type: ignore[misc]
+class HttpxRequest(transport.Request):
     """google-auth's transport over httpx, so that the project has one HTTP client and one set of timeouts."""
 
     def __init__(self, ca_file: Path | None) -> None:
@@ -70,7 +70,9 @@ class HttpxRequest(transport.Request):  # type: ignore[misc]
     ) -> _Answer:
         try:
             return _Answer(
-                self._client.request(method, url, content=body, headers=dict(headers or {}), timeout=timeout or TIMEOUT_S)
+                self._client.request(
+                    method, url, content=body, headers=dict(headers or {}), timeout=timeout or TIMEOUT_S
+                )
             )
         except httpx.HTTPError as exc:
             raise exceptions.TransportError(exc) from exc
@@ -87,11 +89,18 @@ def load_account(settings: FcmSettings, name: str) -> service_account.Credential
     expected = "the JSON key of a service account, as the Firebase console gives it out"
     try:
         document = orjson.loads(path.read_bytes())
-        return service_account.Credentials.from_service_account_info(document, scopes=[SCOPE])
+        account: service_account.Credentials = service_account.Credentials.from_service_account_info(
+            document, scopes=[SCOPE]
+        )
     except OSError as exc:
-        raise SettingsError(f"{setting}: found {str(path)!r}, which cannot be read ({exc.strerror})") from None
+        raise SettingsError(
+            f"{setting}: found {str(path)!r}, which cannot be read ({exc.strerror})"
+        ) from None
     except (ValueError, TypeError, AttributeError, KeyError, exceptions.GoogleAuthError):
-        raise SettingsError(f"{setting}: found {str(path)!r}, which is no service account; expected {expected}") from None
+        raise SettingsError(
+            f"{setting}: found {str(path)!r}, which is no service account; expected {expected}"
+        ) from None
+    return account
 
 
 class AccessTokens:
@@ -163,7 +172,9 @@ class AccessTokens:
             self._account.refresh(self._request)
         except exceptions.RefreshError as exc:
             if getattr(exc, "retryable", False):
-                raise CredentialUnavailable(f"Google's token endpoint asks to try later (app {self._app!r})") from exc
+                raise CredentialUnavailable(
+                    f"Google's token endpoint asks to try later (app {self._app!r})"
+                ) from exc
             raise CredentialRefused(
                 f"Google refuses the service account of app {self._app!r} ({_words(exc)}). Check"
                 f" apps.{self._app}.fcm.service_account_file, then: pushq resume"
@@ -173,7 +184,8 @@ class AccessTokens:
                 f"Google's token endpoint cannot be reached (app {self._app!r}: {type(exc.__cause__ or exc).__name__})"
             ) from exc
         token = str(self._account.token).encode()
-        expiry = self._account.expiry  # naive UTC by google-auth's convention
+        expiry = self._account.expiry  # naive UTC by google-auth's convention; a refreshed account has one
+        assert expiry is not None
         return b"Bearer " + token, expiry.replace(tzinfo=UTC).timestamp()
 
 

@@ -22,8 +22,19 @@ def path(project_id: str) -> bytes:
 
 def message(notification: Notification, *, ttl_s: int, collapse_id: str | None) -> dict[str, Any]:
     """The message without its target."""
-    shown = {k: v for k, v in (("title", notification.title), ("body", notification.body), ("image", notification.image)) if v}
-    android: dict[str, Any] = {"priority": "HIGH" if notification.priority == "high" else "NORMAL", "ttl": f"{ttl_s}s"}
+    shown = {
+        k: v
+        for k, v in (
+            ("title", notification.title),
+            ("body", notification.body),
+            ("image", notification.image),
+        )
+        if v
+    }
+    android: dict[str, Any] = {
+        "priority": "HIGH" if notification.priority == "high" else "NORMAL",
+        "ttl": f"{ttl_s}s",
+    }
     look: dict[str, Any] = {}
     if collapse_id is not None:
         android["collapse_key"] = collapse_id
@@ -59,7 +70,9 @@ def check(notification: Notification, name: str = "notification") -> None:
         len(k.encode()) + len(v.encode()) for k, v in notification.data.items()
     )
     if size > MAX_PAYLOAD_BYTES:
-        raise InvalidRequest(name, f"{size:,} bytes as an FCM payload", f"at most {MAX_PAYLOAD_BYTES:,} bytes")
+        raise InvalidRequest(
+            name, f"{size:,} bytes as an FCM payload", f"at most {MAX_PAYLOAD_BYTES:,} bytes"
+        )
 
 
 def headers(*, authorization: bytes) -> tuple[tuple[bytes, bytes], ...]:

@@ -42,11 +42,18 @@ FALLBACK: Final[Mapping[int, Rule]] = {4: Rule(_X), 5: _SERVER}
 _FCM_ERROR: Final = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _APNS_ERROR: Final = "type.googleapis.com/google.firebase.fcm.v1.ApnsError"
 _BAD_REQUEST: Final = "type.googleapis.com/google.rpc.BadRequest"
-_BAD_TOKEN_TEXT: Final = "registration token is not a valid fcm registration token"
-_DEAD_ON_APPLE: Final = {"BadDeviceToken": True, "DeviceTokenNotForTopic": True, "Unregistered": False, "ExpiredToken": False}
+_BAD_TOKEN_TEXT: Final = "registration token is not a valid fcm registration token"  # noqa: S105
+_DEAD_ON_APPLE: Final = {
+    "BadDeviceToken": True,
+    "DeviceTokenNotForTopic": True,
+    "Unregistered": False,
+    "ExpiredToken": False,
+}
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes, *, sent_at: datetime, now: datetime) -> Verdict:
+def judge(
+    status: int, headers: Mapping[str, str], body: bytes, *, sent_at: datetime, now: datetime
+) -> Verdict:
     """What an answer other than 200 means. Never raises, whatever the body (502 is an HTML page, some bodies are empty)."""
     error = _error(body)
     details = _details(error)
@@ -85,7 +92,9 @@ def _invalid_argument(error: Mapping[str, Any], details: Mapping[str, Any], code
             return Rule(_D, guarded=_DEAD_ON_APPLE.get(word, False)), f"apns_{word or 410}"
         return Rule(_C, Scope.RECIPIENT), "apns_other"
     violations = details.get(_BAD_REQUEST, {}).get("fieldViolations")
-    fields = [v.get("field") for v in violations if isinstance(v, dict)] if isinstance(violations, list) else []
+    fields = (
+        [v.get("field") for v in violations if isinstance(v, dict)] if isinstance(violations, list) else []
+    )
     if fields:
         if all(field in ("message.token", "message.fid") for field in fields):
             return Rule(_D), "INVALID_TOKEN"

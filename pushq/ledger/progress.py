@@ -1,0 +1,125 @@
+"""Where sends stand: exact sums over their batches, however often a batch ran."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+
+from pushq.database import Database
+from pushq.ledger.sends import FINAL_STATES, UnknownSend
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a send stands: exact sums over its batches. ``pending`` counts planned recipients without a final outcome."""
+
+    id: uuid.UUID
+    kind: str
+    app: str
+    guarantee: str
+    state: str
+    error: str | None
+    called_at: datetime
+    planned_at: datetime | None
+    finished_at: datetime | None
+    seconds: float
+    platforms: Mapping[str, Mapping[str, int]]
+
+    def total(self, column: str) -> int:
+        return sum(counts[column] for counts in self.platforms.values())
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINAL_STATES and self.total("pending") == 0
+
+
+COUNTS = ("accepted", "dead", "rejected", "exhausted", "expired", "suppressed", "cancelled", "unknown")
+
+
+def progress(database: Database, send_id: uuid.UUID) -> Progress:
+    """Raises UnknownSend when there is none."""
+    sums = ", ".join(f"coalesce(sum({column}), 0)::bigint AS {column}" for column in COUNTS)
+    with database.begin() as connection:
+        send = connection.execute(
+            text(
+                "SELECT kind, app, guarantee, state, error, called_at, planned_at, finished_at,"
+                " extract(epoch FROM coalesce(finished_at, now()) - called_at)::float AS seconds FROM sends WHERE id = :id"
+            ),
+            {"id": send_id},
+        ).first()
+        if send is None:
+            raise UnknownSend(f"No send has the id {send_id}. See: pushq sends")
+        rows = connection.execute(
+            text(
+                f"SELECT platform, count(*) AS batches, sum(recipients)::bigint AS devices, {sums} FROM send_batches"  # noqa: S608
+                " WHERE send_id = :id GROUP BY platform ORDER BY platform LIMIT 10"
+            ),
+            {"id": send_id},
+        ).all()
+    platforms: dict[str, dict[str, int]] = {}
+    for row in rows:
+        counts = {column: getattr(row, column) for column in COUNTS}
+        platforms[row.platform] = {
+            "devices": row.devices,
+            "batches": row.batches,
+            **counts,
+            "pending": row.devices - sum(counts.values()),
+        }
+    return Progress(
+        id=send_id,
+        kind=send.kind,
+        app=send.app,
+        guarantee=send.guarantee,
+        state=send.state,
+        error=send.error,
+        called_at=send.called_at,
+        planned_at=send.planned_at,
+        finished_at=send.finished_at,
+        seconds=send.seconds,
+        platforms=platforms,
+    )
+
+
+def recent(database: Database, limit: int = 20) -> list[dict[str, Any]]:
+    """The newest sends, newest first."""
+    with database.begin() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT id, kind, app, guarantee, state, error, called_at, finished_at, notification->>'title' AS title"
+                " FROM sends ORDER BY created_at DESC, id LIMIT :limit"
+            ),
+            {"limit": limit},
+        ).all()
+    return [dict(row._mapping) for row in rows]
+
+
+def reasons(database: Database, send_id: uuid.UUID, limit: int = 50) -> list[dict[str, Any]]:
+    """Final failures of a send by platform, outcome and reason, most frequent first."""
+    with database.begin() as connection:
+        rows = connection.execute(
+            text(
+                """
+                SELECT platform, outcome, reason, count(*) AS recipients,
+                       count(*) FILTER (WHERE invalidated) AS tokens_deactivated
+                FROM dead_letters WHERE send_id = :id GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT :limit
+                """
+            ),
+            {"id": send_id, "limit": limit},
+        ).all()
+    return [dict(row._mapping) for row in rows]
+
+
+def waiting_dead_letters(database: Database, send_id: uuid.UUID) -> int:
+    """Dead letters of a send that the dead-letter task has not looked at yet."""
+    with database.begin() as connection:
+        return int(
+            connection.execute(
+                text("SELECT count(*) FROM dead_letters WHERE send_id = :id AND processed_at IS NULL"),
+                {"id": send_id},
+            ).scalar_one()
+        )
