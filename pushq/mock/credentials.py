@@ -68,7 +68,7 @@ def make_credentials(folder: Path) -> Credentials:
         folder / "server.pem",
         folder / "server-key.pem",
     )
-    if not (ca_file.exists() and certificate_file.exists() and certificate_key_file.exists()):
+    if not (ca_file.exists() and certificate_key_file.exists() and _serves_on(certificate_file)):
         _make_certificates(ca_file, certificate_file, certificate_key_file)
     team_id, apns_key_file = _apns_key(folder)
     apns_key = serialization.load_pem_private_key(apns_key_file.read_bytes(), None)
@@ -95,6 +95,14 @@ def write_private(path: Path, content: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
     draft.replace(path)
+
+
+def _serves_on(certificate_file: Path) -> bool:
+    """Whether the certificate is there and lasts another day."""
+    if not certificate_file.exists():
+        return False
+    certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+    return certificate.not_valid_after_utc > dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
 
 
 def _apns_key(folder: Path) -> tuple[str, Path]:

@@ -108,6 +108,8 @@ class MockProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                # Ctrl-C in a terminal goes to the whole group: the owner decides when the providers end.
+                start_new_session=True,
             )
         try:
             self._await_ready(ready_file, log_file)

@@ -1,0 +1,32 @@
+"""Keys stay, certificates are renewed in time."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+
+from pushq.mock import credentials
+from pushq.mock.credentials import make_credentials
+
+
+def test_what_exists_is_kept(tmp_path: Path) -> None:
+    first = make_credentials(tmp_path)
+    certificate = first.certificate_file.read_bytes()
+    again = make_credentials(tmp_path)
+    assert (again.team_id, again.key_id, again.apns_key_file) == (
+        first.team_id,
+        first.key_id,
+        first.apns_key_file,
+    )
+    assert again.certificate_file.read_bytes() == certificate
+
+
+def test_a_certificate_about_to_end_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "CERTIFICATE_LIFE", dt.timedelta(hours=12))
+    old = make_credentials(tmp_path).certificate_file.read_bytes()
+    monkeypatch.undo()
+    new = make_credentials(tmp_path).certificate_file.read_bytes()
+    assert new != old
+    assert make_credentials(tmp_path).certificate_file.read_bytes() == new
