@@ -18,8 +18,8 @@ READ_BYTES = 262_144
 RECORD_BYTES = 65_536
 HANDSHAKE_TIMEOUT_S = 10.0
 SEND_TIMEOUT_S = 30.0
-# How long the other side may take to see that we closed.
-LINGER_S = 1.0
+# How long the other side may take to see that we closed; it is on the same machine.
+LINGER_S = 0.25
 
 
 class Channel(Protocol):
