@@ -94,7 +94,9 @@ class ApnsClient:
                 expires_at=expires_at,
                 collapse_id=message.collapse_id,
             )
-            template = HeaderTemplate(request.PATH_PREFIX, headers, varying=(b"apns-id",))
+            template = HeaderTemplate(
+                request.PATH_PREFIX, headers, varying=(b"apns-id",), unindexed=request.UNINDEXED
+            )
             kept = authorization, template, request.payload(message.notification)
             self._rendered[message.send_id] = kept
             while len(self._rendered) > _KEPT_SENDS:

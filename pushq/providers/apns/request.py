@@ -15,6 +15,9 @@ from pushq.notification import Notification
 
 MAX_PAYLOAD_BYTES: Final = 4096
 PATH_PREFIX: Final = b"/3/device/"
+#: Apple ("Sending notification requests", and its newer connection page agrees): values that change must not churn the
+#: server's small header table.
+UNINDEXED: Final = (b"apns-expiration", b"apns-collapse-id")
 
 
 def payload(notification: Notification) -> bytes:

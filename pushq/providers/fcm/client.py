@@ -21,6 +21,8 @@ from pushq.settings import FcmSettings
 
 #: FCM's back end takes 100 at once and answers the next one with GOAWAY (firebase-admin-node caps itself at the same figure).
 MAX_STREAMS: Final = 100
+#: Google's front end punishes frequent pings with ENHANCE_YOUR_CALM (field report codedge-llc/pigeon 81).
+PING_AFTER_S: Final = 60.0
 _KEPT_SENDS: Final = 64
 
 
@@ -45,6 +47,8 @@ class FcmClient:
                 max_streams=MAX_STREAMS,
                 stream_ceiling=1.0,
                 request_timeout_s=request_timeout_s,
+                first_request_alone=False,
+                ping_after_s=PING_AFTER_S,
             ),
         )
         self._template: tuple[bytes, HeaderTemplate] | None = None
