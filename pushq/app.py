@@ -6,6 +6,7 @@ than that. The measured reason stands beside each setting that is not Celery's d
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from typing import Any, Final
 
@@ -29,6 +30,9 @@ PLATFORM_QUEUES: Final = {
 #: Queues of the worker that plans, buries and cleans.
 CORE_QUEUES: Final = (BROADCAST, TRANSACTIONAL, DEAD_LETTER, MAINTENANCE)
 ALL_QUEUES: Final = (*CORE_QUEUES, *PLATFORM_QUEUES.values())
+
+#: Finds a dead broker within half a minute, in the place of AMQP heartbeats; seconds, but milliseconds for the last.
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 
 _EXCHANGE: Final = Exchange("pushq", type="topic", durable=True)
 _POISON_EXCHANGE: Final = Exchange("pushq.poison", type="fanout", durable=True)
@@ -69,8 +73,9 @@ def queues(*, amqp: bool) -> list[Queue]:
 
 def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's configuration for these settings."""
-    url = settings.need_broker().reveal()
-    amqp = url.startswith(("amqp", "pyamqp"))
+    # An application may import the tasks before it knows its broker; a call without one is refused (see tasks/entry.py).
+    url = settings.broker_url.reveal() if settings.broker_url is not None else None
+    amqp = url is not None and url.startswith(("amqp", "pyamqp"))
     return {
         "broker_url": url,
         "broker_connection_timeout": 5,
@@ -130,10 +135,7 @@ def _amqp_options() -> dict[str, Any]:
     return {
         "confirm_publish": True,  # without it a refusal by the broker is silent
         "socket_settings": {
-            "TCP_KEEPIDLE": 15,
-            "TCP_KEEPINTVL": 5,
-            "TCP_KEEPCNT": 3,
-            "TCP_USER_TIMEOUT": 30_000,
+            getattr(socket, name): value for name, value in _KEEPALIVE.items() if hasattr(socket, name)
         },
         "max_retries": 3,
     }

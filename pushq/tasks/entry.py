@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from pushq.app import app
 from pushq.errors import InvalidRequest, ServiceUnavailable
+from pushq.settings import load
 from pushq.submission import Guarantee, Submission, parse_submission, submit
 
 #: Celery's own names for an option that only makes sense on a running task.
@@ -44,6 +45,7 @@ class EntryTask(Task):  # type: ignore[misc]
             a result whose ``id`` is the send's id.
 
         Raises:
+            SettingsError: PUSHQ_BROKER_URL is not set.
             InvalidRequest: names the argument, what was found and what is allowed; nothing was published.
             ServiceUnavailable: the broker did not take the message; nothing was accepted, the call may be repeated.
         """
@@ -56,6 +58,8 @@ class EntryTask(Task):  # type: ignore[misc]
                 )
         submission = self.checked(args or (), kwargs or {})
         send_id = uuid.UUID(task_id) if task_id else submission.send_id()
+        if not self.app.conf.broker_url:
+            load().need_broker()
         try:
             return super().apply_async((submission.as_json(),), {}, task_id=str(send_id), **options)
         except (OperationalError, OSError) as exc:
