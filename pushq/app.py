@@ -39,6 +39,8 @@ _POISON_EXCHANGE: Final = Exchange("pushq.poison", type="fanout", durable=True)
 
 #: After this, a message that a dead worker had taken is put back (by the sweep; see pushq.tasks.redelivery).
 REDIS_VISIBILITY_S: Final = 120
+#: Seconds for a publication, and for RabbitMQ's confirm of it: a broker that hangs must be noticed, not waited for.
+PUBLISH_TIMEOUTS: Final = {"timeout": 10, "confirm_timeout": 15}
 
 
 def queues(*, amqp: bool) -> list[Queue]:

@@ -6,7 +6,7 @@ import uuid
 
 from celery import Task
 
-from pushq.app import app
+from pushq.app import PUBLISH_TIMEOUTS, app
 
 
 def _deliver(task: Task, send_id: str, batch_no: int) -> None:
@@ -14,7 +14,7 @@ def _deliver(task: Task, send_id: str, batch_no: int) -> None:
 
     countdown = runtime().deliver(uuid.UUID(send_id), batch_no)
     if countdown is not None:
-        raise task.retry(countdown=countdown)
+        raise task.retry(countdown=countdown, **PUBLISH_TIMEOUTS)
 
 
 # max_retries=None: the policy counts, and reads attempts from the ledger, not from the message.

@@ -12,7 +12,7 @@ from celery import Task
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
-from pushq.app import app
+from pushq.app import PUBLISH_TIMEOUTS, app
 from pushq.errors import InvalidRequest, ServiceUnavailable
 from pushq.settings import load
 from pushq.submission import Guarantee, Submission, parse_submission, submit
@@ -61,7 +61,9 @@ class EntryTask(Task):  # type: ignore[misc]
         if not self.app.conf.broker_url:
             load().need_broker()
         try:
-            return super().apply_async((submission.as_json(),), {}, task_id=str(send_id), **options)
+            return super().apply_async(
+                (submission.as_json(),), {}, task_id=str(send_id), **PUBLISH_TIMEOUTS, **options
+            )
         except (OperationalError, OSError) as exc:
             raise ServiceUnavailable(
                 "The broker", "PUSHQ_BROKER_URL", type(exc.__cause__ or exc).__name__

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterable
 
 from kombu.exceptions import OperationalError
 
-from pushq.app import BROADCAST, PLATFORM_QUEUES, TRANSACTIONAL, app
+from pushq.app import BROADCAST, DEAD_LETTER, PLATFORM_QUEUES, PUBLISH_TIMEOUTS, TRANSACTIONAL, app
 from pushq.ledger.orders import DeliverBatch, Order, PlanShard, ProcessDeadLetters
 
 log = logging.getLogger("pushq.publish")
@@ -32,13 +33,22 @@ def _publish(order: Order) -> None:
     match order:
         case DeliverBatch():
             lane = "transactional" if order.transactional else "broadcast"
-            app.tasks[f"pushq.deliver_batch.{order.platform}"].apply_async(
-                (str(order.send_id), order.batch_no), queue=PLATFORM_QUEUES[order.platform, lane]
+            _send(
+                f"pushq.deliver_batch.{order.platform}",
+                order.send_id,
+                order.batch_no,
+                PLATFORM_QUEUES[order.platform, lane],
             )
         case PlanShard():
-            app.tasks["pushq.plan_shard"].apply_async(
-                (str(order.send_id), order.shard_no),
-                queue=TRANSACTIONAL if order.transactional else BROADCAST,
+            _send(
+                "pushq.plan_shard",
+                order.send_id,
+                order.shard_no,
+                TRANSACTIONAL if order.transactional else BROADCAST,
             )
         case ProcessDeadLetters():
-            app.tasks["pushq.dead_letter"].apply_async((str(order.send_id), order.batch_no))
+            _send("pushq.dead_letter", order.send_id, order.batch_no, DEAD_LETTER)
+
+
+def _send(task: str, send_id: uuid.UUID, number: int, queue: str) -> None:
+    app.tasks[task].apply_async((str(send_id), number), queue=queue, **PUBLISH_TIMEOUTS)
