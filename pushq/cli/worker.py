@@ -48,6 +48,7 @@ def worker(
 
     from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, app  # noqa: PLC0415
     from pushq.tasks import runtime  # noqa: PLC0415
+    from pushq.tasks.event_groups import EventGroups  # noqa: PLC0415
 
     end_with(parent_pid)
     settings = load()
@@ -76,6 +77,7 @@ def worker(
             ready_file.touch()
 
     worker_ready.connect(ready, weak=False)
+    app.steps["consumer"].add(EventGroups)
     try:
         app.worker_main(arguments)
     finally:
