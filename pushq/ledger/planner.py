@@ -92,7 +92,8 @@ def plan_page(database: Database, settings: Settings, send_id: uuid.UUID, shard_
                     for no in top_up(connection, send_id, platform, settings.release_window)
                 ]
     if done:
-        _finish_planning(database, send_id)
+        with database.begin() as connection:
+            finish_planning(connection, send_id)
     return Page(orders, done, scanned, matched)
 
 
@@ -165,27 +166,29 @@ def _insert_page(
     return int(row.scanned), int(row.matched)
 
 
-def _finish_planning(database: Database, send_id: uuid.UUID) -> None:
-    """Once no shard is open: from now on the send can finish. In a transaction of its own, so that the last one sees all."""
-    with database.begin() as connection:
-        planned = connection.execute(
-            text(
-                """
-                UPDATE sends s SET planned_at = now(), state = CASE WHEN state = 'planning' THEN 'sending' ELSE state END
-                WHERE s.id = :id AND s.planned_at IS NULL AND s.state IN ('planning', 'paused')
-                  AND NOT EXISTS (SELECT FROM send_shards h WHERE h.send_id = s.id AND NOT h.done)
-                RETURNING (SELECT count(*) FROM (SELECT FROM send_batches b WHERE b.send_id = s.id LIMIT 1) AS any_batch)
-                """
-            ),
-            {"id": send_id},
-        ).scalar()
-        if planned == 0:
-            sends.stop(
-                connection,
-                send_id,
-                state="failed",
-                error="audience: found no active device; expected at least one."
-                " See: pushq tokens stats, pushq segments count NAME",
-            )
-        elif planned:
-            sends.finish_complete(connection, send_id)
+def finish_planning(connection: Connection, send_id: uuid.UUID) -> None:
+    """Once no shard is open: from now on the send can finish.
+
+    Must run in a transaction of its own, after that of the last page: of two last shards the later one sees both. Safe to repeat.
+    """
+    planned = connection.execute(
+        text(
+            """
+            UPDATE sends s SET planned_at = now(), state = CASE WHEN state = 'planning' THEN 'sending' ELSE state END
+            WHERE s.id = :id AND s.planned_at IS NULL AND s.state IN ('planning', 'paused')
+              AND NOT EXISTS (SELECT FROM send_shards h WHERE h.send_id = s.id AND NOT h.done)
+            RETURNING (SELECT count(*) FROM (SELECT FROM send_batches b WHERE b.send_id = s.id LIMIT 1) AS any_batch)
+            """
+        ),
+        {"id": send_id},
+    ).scalar()
+    if planned == 0:
+        sends.stop(
+            connection,
+            send_id,
+            state="failed",
+            error="audience: found no active device; expected at least one."
+            " See: pushq tokens stats, pushq segments count NAME",
+        )
+    elif planned:
+        sends.finish_complete(connection, send_id)

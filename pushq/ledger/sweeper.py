@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from pushq.database import Database
 from pushq.ledger import batches, sends
 from pushq.ledger.orders import DeliverBatch, Order, PlanShard, ProcessDeadLetters
+from pushq.ledger.planner import finish_planning
 from pushq.ledger.release import top_up
 from pushq.settings import Settings
 
@@ -118,7 +119,24 @@ def _dead_letters(connection: Connection) -> list[Order]:
 
 
 def _finish(database: Database) -> None:
-    """Sends whose last settlement died before it could look whether it was the last."""
+    """Sends whose last planner or last settlement died before it could look whether it was the last."""
+    with database.begin() as connection:
+        planned = list(
+            connection.execute(
+                text(
+                    """
+                    SELECT s.id FROM sends s
+                    WHERE s.state IN ('planning', 'paused') AND s.planned_at IS NULL
+                      AND NOT EXISTS (SELECT FROM send_shards h WHERE h.send_id = s.id AND NOT h.done)
+                    ORDER BY s.created_at LIMIT :limit
+                    """
+                ),
+                {"limit": LIMIT},
+            ).scalars()
+        )
+    for send_id in planned:
+        with database.begin() as connection:
+            finish_planning(connection, send_id)
     with database.begin() as connection:
         candidates = list(
             connection.execute(
