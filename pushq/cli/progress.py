@@ -93,10 +93,12 @@ def follow(
                 state = progress(database, send_id)
             except UnknownSend:
                 state = None  # still on its way to the broadcast worker
-            if state is not None:
-                if console.is_terminal or state.finished or state.state == "paused":
-                    live.update(picture(state), refresh=True)
-                if state.finished or state.state == "paused":
-                    return state
+            stopped = state is not None and (state.finished or state.state == "paused")
+            if state is not None and (stopped or console.is_terminal):
+                live.update(picture(state), refresh=True)
+            if stopped:
+                break
             time.sleep(POLL_S)
+    if not console.is_terminal:
+        console.print()  # rich ends a live picture with a new line on terminals only
     return state

@@ -45,7 +45,8 @@ def sends_(limit: int, as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for name in ("send", "called", "app", "kind", "state", "title"):
-        table.add_column(name)
+        # The id is there to be copied: never cut.
+        table.add_column(name, no_wrap=name != "title", min_width=36 if name == "send" else None)
     for row in rows:
         called = row["called_at"].strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(

@@ -97,17 +97,13 @@ class Fleet:
         process.kill()
         process.wait()
 
+    def end(self, name: str) -> None:
+        """SIGTERM, which lets running batches finish."""
+        _end([self._processes.pop(name)])
+
     def stop(self) -> None:
         """SIGTERM to all; who is still there after 25 s is killed."""
-        for process in self._processes.values():
-            process.terminate()
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        for process in self._processes.values():
-            try:
-                process.wait(timeout=max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        _end(list(self._processes.values()))
         self._processes.clear()
 
     def log_tail(self, name: str) -> str:
@@ -133,3 +129,15 @@ class Fleet:
                 # The terminal's Ctrl-C is for us; we then stop the workers in order.
                 start_new_session=True,
             )
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    for process in processes:
+        try:
+            process.wait(timeout=max(deadline - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -199,7 +199,7 @@ def test_refused_credentials_hold_the_send_and_keep_everybody(
         assert held.total("accepted") == 0
         assert held.total("pending") == held.total("devices")  # planning stops too, and goes on with the send
         path.write_bytes(right)
-        world.fleet.kill(platform)
+        world.fleet.end(platform)
         with redis_server.client() as client:
             for slot in client.scan_iter("pushq:*:token:*"):
                 client.delete(slot)
