@@ -6,8 +6,9 @@ id, token and times are looked at for each row.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
@@ -49,6 +50,12 @@ NO_ATTRIBUTES: Final = "{ }"
 
 #: Values remembered per column. Beyond it (a column of unique values) each value is checked anew.
 _REMEMBERED: Final = 20_000
+
+
+#: What may follow the day in a time that parse_time accepts.
+_TIME_OF_DAY: Final = re.compile(
+    r"[T ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:0[0-9]|1[0-4]):[0-5][0-9])?"
+).fullmatch
 
 
 class _Memo(dict[Any, str]):
@@ -124,6 +131,7 @@ class RowEncoder:
         self._timezone = _Memo(_nullable(parse_timezone))
         self._version = _Memo(_nullable(parse_app_version))
         self._tags = _Memo(_tags)
+        self._past = _Memo(self._is_past)
 
     def encode(self, values: Sequence[Any]) -> tuple[str, str]:
         """The token's hash (32 hex digits) and the line, with its end.
@@ -138,7 +146,15 @@ class RowEncoder:
             user_id, app, platform, environment, token, language, country, timezone, app_version, tags, attributes,
             last_seen, registered_at,
         ) = values  # fmt: skip
-        user = parse_user_id(user_id)
+        # What parse_user_id would let through unchanged; it decides about everything else.
+        if not (
+            type(user_id) is str
+            and len(user_id) < 19
+            and user_id.isdecimal()
+            and user_id.isascii()
+            and user_id[0] != "0"
+        ):
+            user_id = parse_user_id(user_id)
         try:
             app, platform, environment = (
                 self._app[app],
@@ -163,7 +179,7 @@ class RowEncoder:
         seen = self._time("last_seen", last_seen)
         attributes = NO_ATTRIBUTES if attributes is None or attributes == "" else _attributes(attributes)
         line = (
-            f"{user}\t{app}\t{platform}\t{environment}\t{token}\t{identity}\t{registered}\t{seen}\t{language}\t{country}"
+            f"{user_id}\t{app}\t{platform}\t{environment}\t{token}\t{identity}\t{registered}\t{seen}\t{language}\t{country}"
             f"\t{timezone}\t{version}\t{tags}\t{attributes}\n"
         )
         return identity, line
@@ -171,8 +187,18 @@ class RowEncoder:
     def _time(self, field: str, value: Any) -> str:
         if value is None or value == "":
             return self._now_text
+        if type(value) is str and self._past[value[:10]] and _TIME_OF_DAY(value, 10):
+            return value
         # The text itself goes on: PostgreSQL reads what parse_time reads, and its session is in UTC as well.
         return self._now_text if parse_time(field, value, self._now) is self._now else str(value)
+
+    def _is_past(self, day: str) -> str:
+        """Not empty if this is a day of the calendar that is over in every time zone."""
+        try:
+            moment = parse_time("day", day, self._now)
+        except InvalidRequest:
+            return ""
+        return day if moment is not None and moment < self._now - timedelta(days=2) else ""
 
     @staticmethod
     def _unhashable(**values: Any) -> InvalidRequest:

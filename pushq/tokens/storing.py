@@ -26,17 +26,25 @@ _LINES_PER_WRITE: Final = 500
 _PREPARE: Final = """
 SET LOCAL work_mem = '64MB';
 SET LOCAL default_statistics_target = 1;
-CREATE TEMPORARY TABLE import_hashes (token_hash uuid) ON COMMIT DROP
+CREATE TEMPORARY TABLE import_hashes (token_hash uuid) ON COMMIT DROP;
+CREATE TEMPORARY TABLE import_there (
+    token_hash uuid, user_id bigint, platform text, is_active boolean,
+    registered_at timestamptz, deactivated_at timestamptz, tags jsonb, attributes jsonb
+) ON COMMIT DROP
 """
 
-# ANALYZE, because the look-up goes by hash join or by index depending on how many there are on either side.
-_KNOWN: Final = """
-SELECT DISTINCT replace(h.token_hash::text, '-', '') FROM import_hashes h JOIN device_tokens d ON d.token_hash = h.token_hash
+# The one look-up in the big table. ANALYZE goes before it: by hash join or by index, depending on how many there are on either side.
+_LOOK_UP: Final = """
+INSERT INTO import_there
+SELECT d.token_hash, d.user_id, d.platform, d.is_active, d.registered_at, d.deactivated_at, d.tags, d.attributes
+  FROM import_hashes h JOIN device_tokens d ON d.token_hash = h.token_hash
 """
+
+_KNOWN: Final = "SELECT DISTINCT replace(token_hash::text, '-', '') FROM import_there"
 
 _STAGING: Final = """
 CREATE TEMPORARY TABLE import_rows (
-    user_id bigint, app text, platform text, environment text, token text, token_hash uuid PRIMARY KEY,
+    user_id bigint, app text, platform text, environment text, token text, token_hash uuid,
     registered_at timestamptz, last_seen timestamptz,
     language text, country text, timezone text, app_version text, tags text, attributes text
 ) ON COMMIT DROP
@@ -45,42 +53,49 @@ CREATE TEMPORARY TABLE import_rows (
 # A record speaks of the time it carries. Active rows, of whatever user, count from their registration; an inactive row of the same
 # user was taken out of use when it says.
 _SUPERSEDED: Final = """
-DELETE FROM import_rows s USING device_tokens d
- WHERE d.token_hash = s.token_hash
-   AND CASE WHEN d.is_active THEN d.registered_at > s.registered_at
-            ELSE d.user_id = s.user_id AND d.deactivated_at > s.registered_at END
+DELETE FROM import_rows s USING import_there t
+ WHERE t.token_hash = s.token_hash
+   AND CASE WHEN t.is_active THEN t.registered_at > s.registered_at
+            ELSE t.user_id = s.user_id AND t.deactivated_at > s.registered_at END
+"""
+
+# A table of its own with statistics of its own: for the few that move, the update then goes by index.
+_MOVING: Final = """
+CREATE TEMPORARY TABLE import_moving ON COMMIT DROP AS
+SELECT t.token_hash, t.user_id, t.platform
+  FROM import_rows s JOIN import_there t ON t.token_hash = s.token_hash AND t.user_id <> s.user_id AND t.is_active
 """
 
 _MOVE: Final = """
 UPDATE device_tokens d
    SET is_active = false, deactivated_at = clock_timestamp(), deactivation_reason = 'moved'
-  FROM import_rows s
- WHERE d.token_hash = s.token_hash AND d.user_id <> s.user_id AND d.is_active
+  FROM import_moving m
+ WHERE d.token_hash = m.token_hash AND d.user_id = m.user_id AND d.is_active
 RETURNING d.user_id, d.platform
 """
 
-_UPDATE: Final = f"""
-UPDATE device_tokens d
-   SET registered_at = s.registered_at,
-       last_seen = greatest(d.last_seen, s.last_seen),
-       is_active = true,
-       deactivated_at = NULL,
-       deactivation_reason = NULL,
-       language = coalesce(s.language, d.language),
-       country = coalesce(s.country, d.country),
-       timezone = coalesce(s.timezone, d.timezone),
-       app_version = coalesce(s.app_version, d.app_version),
-       tags = CASE WHEN s.tags = '{NO_TAGS}' THEN d.tags ELSE s.tags::jsonb END,
-       attributes = CASE WHEN s.attributes = '{NO_ATTRIBUTES}' THEN d.attributes ELSE s.attributes::jsonb END
-  FROM import_rows s
- WHERE d.token_hash = s.token_hash AND d.user_id = s.user_id
-"""  # noqa: S608 - constants of this package
+_UPDATES: Final = "SELECT count(*) FROM import_rows JOIN import_there USING (token_hash, user_id)"
 
-_INSERT: Final = f"""
-INSERT INTO device_tokens ({COPY_COLUMNS})
-SELECT {COPY_COLUMNS.replace("tags, attributes", "tags::jsonb, attributes::jsonb")}
-  FROM import_rows s
- WHERE NOT EXISTS (SELECT FROM device_tokens d WHERE d.token_hash = s.token_hash AND d.user_id = s.user_id)
+# ON CONFLICT finds each row by the primary key in its own partition. An UPDATE would join with all of them.
+_UPSERT: Final = f"""
+INSERT INTO device_tokens AS d ({COPY_COLUMNS})
+SELECT s.user_id, s.app, s.platform, s.environment, s.token, s.token_hash, s.registered_at, s.last_seen,
+       s.language, s.country, s.timezone, s.app_version,
+       CASE WHEN s.tags = '{NO_TAGS}' THEN coalesce(t.tags, '[]') ELSE s.tags::jsonb END,
+       CASE WHEN s.attributes = '{NO_ATTRIBUTES}' THEN coalesce(t.attributes, '{{}}') ELSE s.attributes::jsonb END
+  FROM import_rows s LEFT JOIN import_there t USING (token_hash, user_id)
+ON CONFLICT (token_hash, user_id) DO UPDATE SET
+    registered_at       = excluded.registered_at,
+    last_seen           = greatest(d.last_seen, excluded.last_seen),
+    is_active           = true,
+    deactivated_at      = NULL,
+    deactivation_reason = NULL,
+    language            = coalesce(excluded.language, d.language),
+    country             = coalesce(excluded.country, d.country),
+    timezone            = coalesce(excluded.timezone, d.timezone),
+    app_version         = coalesce(excluded.app_version, d.app_version),
+    tags                = excluded.tags,
+    attributes          = excluded.attributes
 """  # noqa: S608 - constants of this package
 
 
@@ -127,6 +142,7 @@ class Storage:
                 cursor.execute(_PREPARE)
                 _copy(cursor, "import_hashes (token_hash)", [f"{identity}\n" for identity in rows])
                 cursor.execute("ANALYZE import_hashes")
+                cursor.execute(_LOOK_UP)
                 known = [row[0] for row in cursor.execute(_KNOWN)]
                 there = [rows.pop(identity) for identity in known]
                 # The gate holds until this transaction ends, so what was not there stays away while the lanes copy.
@@ -165,15 +181,17 @@ class Storage:
         cursor: psycopg.Cursor[Any], lines: Sequence[str], moved: list[tuple[int, str]]
     ) -> tuple[int, int, int]:
         """Rows whose token is in the table already: how many were superseded, updated, inserted for another user."""
+        cursor.execute("ANALYZE import_there")
         cursor.execute(_STAGING)
         _copy(cursor, f"import_rows ({COPY_COLUMNS})", lines)
-        cursor.execute("ANALYZE import_rows (token_hash, user_id)")
+        cursor.execute("ANALYZE import_rows")
         superseded = cursor.execute(_SUPERSEDED).rowcount
-        moved += cursor.execute(_MOVE).fetchall()
-        updated = cursor.execute(_UPDATE).rowcount
-        # After the update: its rows are there, the others are the new owners of moved tokens.
-        added = cursor.execute(_INSERT).rowcount
-        return superseded, updated, added
+        if cursor.execute(_MOVING).rowcount:
+            cursor.execute("ANALYZE import_moving")
+            moved += cursor.execute(_MOVE).fetchall()
+        counted = cursor.execute(_UPDATES).fetchone()
+        updated = counted[0] if counted else 0
+        return superseded, updated, cursor.execute(_UPSERT).rowcount - updated
 
 
 def _cursor(connection: Connection) -> psycopg.Cursor[Any]:
