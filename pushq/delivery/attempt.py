@@ -102,7 +102,8 @@ class Attempt:
 
     def _take(self, part: _Part, judge: Judge) -> Iterator[tuple[int, bytes]]:
         codes = bytes(part.burst.codes)
-        if codes == part.seen and part.judged == len(part.burst.answers):
+        # A burst that has just ended is always looked at: its last codes may have been seen before it said so.
+        if not part.finished and codes == part.seen and part.judged == len(part.burst.answers):
             return
         part.seen = codes
         values = codes.translate(_MOST_ONCE if self.at_most_once else _LEAST_ONCE)
@@ -128,8 +129,13 @@ class Attempt:
             while index >= 0:
                 reason = part.burst.reasons.get(index, "unknown")
                 if code is Code.UNKNOWN:
-                    if not self.at_most_once:
-                        self.failures[part.positions[index]] = (f"no_answer_{reason}", None)
+                    position = part.positions[index]
+                    if self.at_most_once:
+                        self.dead.append(
+                            DeadLetter(position, Outcome.UNKNOWN, None, f"no_answer_{reason}", None)
+                        )
+                    else:
+                        self.failures[position] = (f"no_answer_{reason}", None)
                 else:
                     self.not_sent = reason
                 index = codes.find(code, index + 1)
