@@ -338,6 +338,7 @@ class _Run:
             lease,
             bytes(attempt.outcomes),
             attempt=number,
+            window=self._d._settings.release_window,
             retry_in=retry_in,
             dead=letters,
             error=error,

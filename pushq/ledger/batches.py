@@ -17,7 +17,7 @@ from pushq.database import Database
 from pushq.errors import PushqError
 from pushq.ledger import sends
 from pushq.ledger.outcomes import COLUMNS, Outcome, count
-from pushq.ledger.release import REPUBLISH_AFTER_S, release_next
+from pushq.ledger.release import REPUBLISH_AFTER_S, top_up
 
 #: A retry's message may arrive a little before its time: clocks of worker and database differ.
 EARLY_S = 1.0
@@ -154,6 +154,7 @@ def settle(
     outcomes: bytes,
     *,
     attempt: int,
+    window: int,
     retry_in: float | None,
     dead: Iterable[DeadLetter] = (),
     error: str | None = None,
@@ -162,6 +163,7 @@ def settle(
 
     Args:
         outcomes: one byte per recipient; no CLAIMED.
+        window: of the send's batches, so many are published or running at a time.
         retry_in: seconds until the next attempt while recipients are pending, else None.
         error: what stands in the way, for people.
 
@@ -169,8 +171,9 @@ def settle(
         Fenced: the lease was lost; nothing was written.
     """
     with database.begin() as connection:
+        # Locked, so that nobody stops the send between this look and the write: the batch would wait for a retry for ever.
         state = connection.execute(
-            text("SELECT state FROM sends WHERE id = :send"), {"send": lease.send_id}
+            text("SELECT state FROM sends WHERE id = :send FOR SHARE"), {"send": lease.send_id}
         ).scalar_one_or_none()
         if state in sends.FINAL_STATES:
             # The send was stopped while this batch was in flight: what is still open will not be sent.
@@ -211,7 +214,7 @@ def settle(
         if letters:
             _bury(connection, lease, attempt, letters)
         released = (
-            release_next(connection, lease.send_id, lease.platform)
+            top_up(connection, lease.send_id, lease.platform, window)
             if state in ("planning", "sending")
             else []
         )
@@ -279,6 +282,25 @@ def requeue_due(connection: Connection, limit: int) -> list[tuple[uuid.UUID, int
         {"after": REPUBLISH_AFTER_S, "limit": limit},
     ).all()
     return [(row.send_id, row.batch_no, row.platform, row.transactional) for row in rows]
+
+
+def end_abandoned(connection: Connection, limit: int) -> int:
+    """End batches that a stopped send left with somebody who never settled them. Returns how many."""
+    return connection.execute(
+        text(
+            f"""
+            UPDATE send_batches b SET {sends.END_BATCH}
+            FROM (
+                SELECT o.send_id, o.batch_no FROM send_batches o JOIN sends s ON s.id = o.send_id
+                WHERE o.state IN ('queued', 'running', 'retry') AND o.due_at < now()
+                  AND s.state IN ('done', 'failed', 'cancelled')
+                ORDER BY o.due_at LIMIT :limit FOR UPDATE OF o SKIP LOCKED
+            ) due
+            WHERE b.send_id = due.send_id AND b.batch_no = due.batch_no
+            """  # noqa: S608
+        ),
+        {"limit": limit},
+    ).rowcount
 
 
 def _bury(connection: Connection, lease: Lease, attempt: int, letters: Sequence[DeadLetter]) -> None:

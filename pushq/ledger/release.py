@@ -1,7 +1,9 @@
 """The release window: how many batches of a send and platform are published at a time.
 
-A batch that is planned is only a row. It is released when the window has room, and each batch that leaves the window releases
-the next; so pausing, cancelling and fairness between sends act at once, and the broker never holds a backlog.
+A batch that is planned is only a row. It is released when the window has room, and each batch that leaves the window makes room
+for the next; so pausing, cancelling and fairness between sends act at once, and the broker never holds a backlog. A batch that waits
+for its retry leaves the window too, or a few slow recipients would hold up all others; but only so many may wait, or an outage
+would pull the whole audience in and use up everybody's attempts.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from sqlalchemy import Connection, text
 
 #: When nobody has taken up a published batch for this long, the sweeper publishes it again (doubling each time, to 32 times).
 REPUBLISH_AFTER_S = 30
+#: Batches published, running or waiting for a retry, in windows.
+OPEN_WINDOWS = 4
 
 _RELEASE = """
     UPDATE send_batches b
@@ -27,27 +31,22 @@ _RELEASE = """
 
 
 def top_up(connection: Connection, send_id: uuid.UUID, platform: str, window: int) -> list[int]:
-    """Release planned batches until ``window`` of them are published or running; returns their numbers."""
+    """Release planned batches until ``window`` of them are published or running; returns the numbers of those released."""
     # Two that count at the same time would both fill the same room.
     connection.execute(
         text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"),
         {"key": f"release:{send_id}:{platform}"},
     )
-    in_flight = connection.execute(
+    found = connection.execute(
         text(
-            "SELECT count(*) FROM send_batches WHERE send_id = :send AND platform = :platform AND state IN ('queued', 'running')"
+            """
+            SELECT count(*) FILTER (WHERE state <> 'retry') AS in_flight, count(*) AS open FROM send_batches
+            WHERE send_id = :send AND platform = :platform AND state IN ('queued', 'running', 'retry')
+            """
         ),
         {"send": send_id, "platform": platform},
-    ).scalar_one()
-    return _release(connection, send_id, platform, window - in_flight)
-
-
-def release_next(connection: Connection, send_id: uuid.UUID, platform: str) -> list[int]:
-    """Release one planned batch in the place of one that leaves the window."""
-    return _release(connection, send_id, platform, 1)
-
-
-def _release(connection: Connection, send_id: uuid.UUID, platform: str, room: int) -> list[int]:
+    ).one()
+    room = min(window - found.in_flight, OPEN_WINDOWS * window - found.open)
     if room <= 0:
         return []
     rows = connection.execute(

@@ -18,6 +18,7 @@ from pushq.audience.sql import select_devices
 from pushq.database import Database
 from pushq.errors import InvalidRequest, PushqError
 from pushq.ledger.orders import Order, PlanShard
+from pushq.ledger.outcomes import COLUMNS
 from pushq.notification import Notification, parse_notification
 from pushq.settings import AppSettings, Settings
 from pushq.submission import PLATFORMS, Submission
@@ -31,6 +32,14 @@ EXPLICIT_SHARD = SHARDS
 STRIDE = SHARDS + 1
 
 FINAL_STATES = ("done", "failed", "cancelled")
+
+_OPEN = f"b.recipients - {' - '.join(f'b.{column}' for column in COLUMNS.values())}"
+#: Assignments that end a batch ``b`` of a stopped send. Who had it when it was cut off may have reached anybody in it.
+END_BATCH = f"""
+    state = 'done', settled_at = now(), due_at = NULL, lease_token = NULL,
+    cancelled = b.cancelled + CASE WHEN b.lease_token IS NULL THEN {_OPEN} ELSE 0 END,
+    unknown = b.unknown + CASE WHEN b.lease_token IS NULL THEN 0 ELSE {_OPEN} END
+"""
 
 
 class UnknownSend(PushqError):
@@ -261,7 +270,8 @@ def finish_complete(connection: Connection, send_id: uuid.UUID) -> bool:
 def stop(connection: Connection, send_id: uuid.UUID, *, state: str, error: str | None) -> bool:
     """End a send for good: nothing more is planned or sent; what is in flight settles. False when it had ended before.
 
-    Recipients without a final outcome are counted as cancelled.
+    Recipients without a final outcome are counted as cancelled, or as unknown where a worker vanished with them. Batches that are
+    held end with their settlement, or by :func:`pushq.ledger.batches.end_abandoned`.
     """
     row = connection.execute(
         text(
@@ -279,11 +289,8 @@ def stop(connection: Connection, send_id: uuid.UUID, *, state: str, error: str |
     )
     connection.execute(
         text(
-            """
-            UPDATE send_batches SET state = 'done', settled_at = now(), due_at = NULL,
-                   cancelled = recipients - accepted - dead - rejected - exhausted - expired - suppressed - unknown
-            WHERE send_id = :id AND state IN ('planned', 'queued', 'retry', 'parked')
-            """
+            f"UPDATE send_batches b SET {END_BATCH}"  # noqa: S608
+            " WHERE send_id = :id AND state IN ('planned', 'queued', 'retry', 'parked')"
         ),
         {"id": send_id},
     )
@@ -316,7 +323,8 @@ def resume(connection: Connection, send_id: uuid.UUID) -> bool:
         return False
     connection.execute(
         text(
-            "UPDATE send_batches SET due_at = now(), retry_at = now() WHERE send_id = :id AND state IN ('queued', 'retry')"
+            # A wait that a provider asked for is not over because of a pause.
+            "UPDATE send_batches SET due_at = greatest(now(), retry_at) WHERE send_id = :id AND state IN ('queued', 'retry')"
         ),
         {"id": send_id},
     )

@@ -39,12 +39,14 @@ def sweep(database: Database, settings: Settings) -> list[Order]:
             DeliverBatch(send, no, platform, transactional) for send, no, platform, transactional in due
         ]
     with database.begin() as connection:
+        abandoned = batches.end_abandoned(connection, LIMIT)
+    with database.begin() as connection:
         orders += _windows(connection, settings)
     with database.begin() as connection:
         orders += _dead_letters(connection)
     _finish(database)
-    if orders:
-        log.info("swept", extra={"orders": len(orders), "batches": len(due)})
+    if orders or abandoned:
+        log.info("swept", extra={"orders": len(orders), "batches": len(due), "abandoned": abandoned})
     return orders
 
 
@@ -90,7 +92,7 @@ def _windows(connection: Connection, settings: Settings) -> list[Order]:
                           WHERE b.send_id = s.id AND b.platform = p.platform AND b.state = 'planned')
               AND (SELECT count(*) FROM send_batches b
                    WHERE b.send_id = s.id AND b.platform = p.platform AND b.state IN ('queued', 'running')) < :window
-            ORDER BY s.created_at LIMIT :limit
+            ORDER BY s.created_at, s.id, p.platform LIMIT :limit  -- the order in which everybody locks windows
             """
         ),
         {"window": settings.release_window, "limit": LIMIT},

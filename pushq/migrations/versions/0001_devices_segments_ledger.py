@@ -147,7 +147,7 @@ CREATE TABLE send_batches (
 COMMENT ON COLUMN send_batches.due_at IS
     'when the sweeper looks at it: queued = publish again, running = the lease is over, retry = publish again';
 CREATE INDEX send_batches_planned ON send_batches (send_id, platform, batch_no) WHERE state = 'planned';
-CREATE INDEX send_batches_flight  ON send_batches (send_id, platform) WHERE state IN ('queued', 'running');
+CREATE INDEX send_batches_flight  ON send_batches (send_id, platform) WHERE state IN ('queued', 'running', 'retry');
 CREATE INDEX send_batches_open    ON send_batches (send_id) WHERE state <> 'done';
 CREATE INDEX send_batches_due     ON send_batches (due_at) WHERE state IN ('queued', 'running', 'retry');
 """
