@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -56,16 +57,7 @@ class ServiceUrl(Secret):
     __slots__ = ()
 
     def redacted(self) -> str:
-        parts = urlsplit(self._value)
-        host = parts.hostname or ""
-        if ":" in host:
-            host = f"[{host}]"
-        try:
-            port = f":{parts.port}" if parts.port else ""
-        except ValueError:
-            port = ""
-        user = f"{parts.username}:***@" if parts.password else f"{parts.username}@" if parts.username else ""
-        return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, "", ""))
+        return ";".join(_redacted(one) for one in _each(self._value))
 
     def __repr__(self) -> str:
         return f"ServiceUrl({self.redacted()!r})"
@@ -73,18 +65,54 @@ class ServiceUrl(Secret):
     __str__ = redacted
 
 
+def _each(text: str) -> list[str]:
+    """Celery takes several broker URLs with ``;`` between them, to fail over."""
+    return re.split(r";(?=[a-z+]+://)", text)
+
+
+def _redacted(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "***"
+    host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    user = f"{parts.username}:***@" if parts.password else f"{parts.username}@" if parts.username else ""
+    return f"{parts.scheme}://{user}{host}{port}{parts.path}"
+
+
 def _url(schemes: tuple[str, ...], example: str) -> Any:
     def parse(value: object) -> ServiceUrl:
         if isinstance(value, ServiceUrl):
             return value
         text = str(value)
-        scheme = text.partition("://")[0] if "://" in text else ""
-        if scheme not in schemes:
-            found = f"a URL that begins with {scheme + '://'!r}" if scheme else "a value that is no URL"
-            raise ValueError(f"found {found}; expected one like {example}")
+        for one in _each(text):
+            found = _fault(one, schemes)
+            if found is not None:
+                raise ValueError(f"found {found}; expected one like {example}")
         return ServiceUrl(text)
 
     return BeforeValidator(parse)
+
+
+def _fault(text: str, schemes: tuple[str, ...]) -> str | None:
+    """What is wrong with a URL, in words that cannot hold its password; None when nothing is."""
+    scheme = text.partition("://")[0] if "://" in text else ""
+    if not scheme:
+        return "a value that is no URL"
+    if scheme not in schemes:
+        return f"a URL that begins with {scheme + '://'!r}"
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return "a URL whose host and port cannot be read (are all special characters of the password percent-encoded?)"
+    if "@" in parts.path + parts.fragment:
+        # Half a password would be taken for the host and the other half printed with the path.
+        return "a URL with an @ after its host (are all special characters of the password percent-encoded?)"
+    return None
 
 
 DatabaseUrl = Annotated[
@@ -113,9 +141,16 @@ ReadableFile = Annotated[Path, AfterValidator(_readable)]
 
 
 def _https(value: str) -> str:
-    parts = urlsplit(value)
+    expected = "expected https://HOST or https://HOST:PORT (TLS is always on)"
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(f"found {value!r}, whose host and port cannot be read; {expected}") from None
+    if "@" in parts.netloc:
+        raise ValueError(f"found a URL with a user in it; {expected}")
     if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/") or parts.query:
-        raise ValueError(f"found {value!r}; expected https://HOST or https://HOST:PORT (TLS is always on)")
+        raise ValueError(f"found {value!r}; {expected}")
     return value.rstrip("/")
 
 
@@ -124,7 +159,11 @@ HttpsOrigin = Annotated[str, AfterValidator(_https)]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,  # a limit of nan is no limit: it compares with nothing
     )
 
 
@@ -287,7 +326,7 @@ def load_apps(path: Path) -> Mapping[str, AppSettings]:
     try:
         with path.open("rb") as file:
             document = tomllib.load(file)
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise SettingsError(
             f"PUSHQ_CONFIG: found {str(path)!r}, which is not TOML ({exc}); expected a TOML file"
         ) from None
