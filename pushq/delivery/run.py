@@ -27,7 +27,7 @@ from pushq.ledger.journal import Journal
 from pushq.ledger.orders import DeliverBatch, Order, ProcessDeadLetters
 from pushq.ledger.outcomes import Outcome, recover
 from pushq.ledger.sends import Send
-from pushq.providers.answers import Effect, Verdict
+from pushq.providers.answers import Effect, Scope, Verdict
 from pushq.providers.client import CredentialRefused, CredentialUnavailable, Message, ProviderClient
 from pushq.settings import Settings
 from pushq.tokens.cache import TokenCache
@@ -248,7 +248,8 @@ class _Run:
     def _collect(self, client: ProviderClient, attempt: Attempt) -> None:
         def judge(answer: Answer) -> Verdict:
             verdict = client.judge(answer, sent_at=self._sent_at, now=self._d._clock())
-            if verdict.effect not in (Effect.TOKEN_DEAD, Effect.RETRY):
+            # What speaks about one recipient is in the dead letters; a line each would drown the log.
+            if verdict.scope is not Scope.RECIPIENT and verdict.effect is not Effect.RETRY:
                 log.warning(
                     "provider_refused",
                     extra={
