@@ -56,8 +56,10 @@ def recover(settled: bytes, journal: bytes | None, *, at_most_once: bool) -> byt
         journal: what the cut-off attempt had written, or None when it is lost.
         at_most_once: whether a recipient that may have been reached must never be tried again.
 
-    What the journal says counts, for it is never behind the row. Without it, an at_most_once attempt may have reached anybody.
+    A final outcome in the row stands: a journal that could not be removed when the row was settled may be behind it. For the others
+    the journal counts. Without it, an at_most_once attempt may have reached anybody.
     """
     if journal is not None and len(journal) == len(settled):
-        return journal.translate(_CLAIMED_LOST if at_most_once else _CLAIMED_BACK)
+        known = journal.translate(_CLAIMED_LOST if at_most_once else _CLAIMED_BACK)
+        return bytes(old if old > Outcome.CLAIMED else new for old, new in zip(settled, known, strict=True))
     return settled.translate(_OPEN_LOST if at_most_once else _CLAIMED_BACK)

@@ -31,6 +31,12 @@ def test_what_was_settled_before_stays_when_the_journal_is_lost() -> None:
     assert recover(A + D + P, None, at_most_once=False) == A + D + P
 
 
+def test_what_was_settled_stays_when_an_older_journal_is_found() -> None:
+    """The journal could not be removed when the row was settled, and the next holder died before it opened its own."""
+    assert recover(A + D + P + P, P + C + A + C, at_most_once=True) == A + D + A + U
+    assert recover(A + D + P + P, P + C + A + C, at_most_once=False) == A + D + A + P
+
+
 def test_every_final_outcome_is_counted_in_a_column_of_its_own() -> None:
     assert set(COLUMNS) == set(Outcome) - {Outcome.PENDING, Outcome.CLAIMED}
     everything = bytes(Outcome)
