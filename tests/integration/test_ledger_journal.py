@@ -1,0 +1,106 @@
+"""The journal in a real Redis: only who holds the batch writes, and what is found after a crash is what the guarantee says."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from pushq.ledger.batches import Fenced, Lease
+from pushq.ledger.journal import TTL_S, Journal
+from pushq.ledger.outcomes import Outcome
+from pushq.redis_client import open_redis
+from pushq.settings import ServiceUrl
+from tests.services.faults import paused
+
+SEND = uuid.uuid4()
+SIZE = 8
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    client = open_redis(ServiceUrl(redis_url))
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def journal(client: redis.Redis) -> Journal:
+    return Journal(client)
+
+
+def lease(batch_no: int = 1) -> Lease:
+    users = list(range(SIZE))
+    return Lease(SEND, batch_no, "apns", uuid.uuid4(), users, users, bytes(SIZE), 0, 1, interrupted=False)
+
+
+def test_what_is_written_is_read(journal: Journal, client: redis.Redis) -> None:
+    mine = lease()
+    assert journal.read(*mine.key) is None
+    journal.open(mine, mine.outcomes, replaces=b"")
+    journal.claim(mine, 2, 4)
+    journal.write(mine, [(0, bytes([Outcome.ACCEPTED])), (3, bytes([Outcome.TOKEN_DEAD, Outcome.ACCEPTED]))])
+    c, a, d = Outcome.CLAIMED, Outcome.ACCEPTED, Outcome.TOKEN_DEAD
+    assert journal.read(*mine.key) == (mine.token.bytes, bytes([a, 0, c, d, a, c, 0, 0]))
+    (key,) = client.keys()
+    left = client.ttl(key)
+    assert isinstance(left, int)
+    assert TTL_S - 60 < left <= TTL_S  # writing does not take the expiry away
+    journal.close(mine)
+    assert journal.read(*mine.key) is None
+
+
+def test_batches_have_journals_of_their_own(journal: Journal) -> None:
+    first, second = lease(1), lease(2)
+    journal.open(first, first.outcomes, replaces=b"")
+    journal.open(second, second.outcomes, replaces=b"")
+    journal.claim(first, 0, SIZE)
+    assert journal.read(*second.key) == (second.token.bytes, bytes(SIZE))
+
+
+def test_who_lost_the_batch_is_fenced(journal: Journal) -> None:
+    sleeper, holder = lease(), lease()
+    journal.open(sleeper, sleeper.outcomes, replaces=b"")
+    journal.claim(sleeper, 0, 2)
+    journal.open(holder, bytes([Outcome.UNKNOWN] * 2 + [0] * 6), replaces=sleeper.token.bytes)
+    before = journal.read(*holder.key)
+    with pytest.raises(Fenced):
+        journal.claim(sleeper, 2, 2)
+    with pytest.raises(Fenced):
+        journal.write(sleeper, [(0, bytes([Outcome.ACCEPTED]))])
+    with pytest.raises(Fenced):
+        journal.open(sleeper, sleeper.outcomes, replaces=sleeper.token.bytes)
+    journal.close(sleeper)  # removes only its own
+    assert journal.read(*holder.key) == before
+
+
+def test_of_two_who_found_the_same_journal_one_goes_on(journal: Journal) -> None:
+    dead, first, second = lease(), lease(), lease()
+    journal.open(dead, dead.outcomes, replaces=b"")
+    journal.open(first, dead.outcomes, replaces=dead.token.bytes)
+    with pytest.raises(Fenced):
+        journal.open(second, dead.outcomes, replaces=dead.token.bytes)
+    with pytest.raises(Fenced):
+        journal.open(second, dead.outcomes, replaces=b"")
+
+
+def test_nothing_can_be_claimed_in_a_journal_that_is_gone(journal: Journal, client: redis.Redis) -> None:
+    mine = lease()
+    journal.open(mine, mine.outcomes, replaces=b"")
+    client.flushdb()
+    with pytest.raises(Fenced, match="gone"):
+        journal.claim(mine, 0, SIZE)
+    assert journal.read(*mine.key) is None  # a claim must not bring half a journal back
+
+
+def test_a_claim_that_redis_does_not_answer_is_an_error(
+    journal: Journal, redis_server: object, client: redis.Redis
+) -> None:
+    mine = lease()
+    journal.open(mine, mine.outcomes, replaces=b"")
+    client.connection_pool.connection_kwargs["socket_timeout"] = 0.2
+    client.connection_pool.disconnect()
+    with paused(redis_server), pytest.raises(redis.TimeoutError):  # type: ignore[arg-type]
+        journal.claim(mine, 0, SIZE)
