@@ -59,6 +59,7 @@ class FcmClient:
 
     def close(self, grace: float) -> None:
         self._pool.close(grace)
+        self._tokens.close()
 
     def pool(self, environment: str) -> Pool:
         return self._pool

@@ -77,6 +77,9 @@ class HttpxRequest(transport.Request):
         except httpx.HTTPError as exc:
             raise exceptions.TransportError(exc) from exc
 
+    def close(self) -> None:
+        self._client.close()
+
 
 def load_account(settings: FcmSettings, name: str) -> service_account.Credentials:
     """Read the service account file.
@@ -120,6 +123,10 @@ class AccessTokens:
 
     def __repr__(self) -> str:
         return f"AccessTokens(app={self._app})"
+
+    def close(self) -> None:
+        """Close the connection to the token endpoint."""
+        self._request.close()
 
     def authorization(self) -> bytes:
         """The value of the ``authorization`` header.
