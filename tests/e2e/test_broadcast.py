@@ -23,14 +23,6 @@ Opener = Callable[..., AbstractContextManager[World]]
 DEVICES = 3000
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def broker_url(request: pytest.FixtureRequest, redis_server: Any) -> Iterator[str]:
-    if request.param == "redis":
-        yield redis_server.url(1)
-    else:
-        yield request.getfixturevalue("rabbitmq_url")
-
-
 @pytest.fixture
 def world(database: str, redis_url: str, broker_url: str, tmp_path: Path) -> Iterator[World]:
     with open_world(tmp_path, database_url=database, redis_url=redis_url, broker_url=broker_url) as opened:

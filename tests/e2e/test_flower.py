@@ -30,14 +30,6 @@ SLOW_MS = 3000.0
 DELIVERIES = {"pushq.deliver_batch.apns", "pushq.deliver_batch.fcm"}
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def broker_url(request: pytest.FixtureRequest, redis_server: Any) -> Iterator[str]:
-    if request.param == "redis":
-        yield redis_server.url(1)
-    else:
-        yield request.getfixturevalue("rabbitmq_url")
-
-
 @pytest.fixture
 def world(database: str, redis_url: str, broker_url: str, tmp_path: Path) -> Iterator[World]:
     with open_world(
