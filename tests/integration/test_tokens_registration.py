@@ -83,15 +83,15 @@ def test_app_and_environment_are_part_of_a_token(store: Database) -> None:
 
 
 def test_users_who_register_one_token_at_once_end_with_one_owner(store: Database) -> None:
-    """Eight users, the same forty tokens, in different orders, all at once."""
+    """Eight users, forty tokens, each token by all of them at the same moment."""
     users, names = 8, [f"{TOKEN}{n}" for n in range(40)]
     barrier = Barrier(users)
 
     def run(user: int) -> int:
-        barrier.wait(timeout=30)
         moved = 0
-        for n in range(len(names)):
-            moved += len(register(store, device(user, names[(n * 7 + user * 5) % len(names)])).moved_from)
+        for name in names:
+            barrier.wait(timeout=30)
+            moved += len(register(store, device(user, name)).moved_from)
         return moved
 
     with ThreadPoolExecutor(users) as threads:
