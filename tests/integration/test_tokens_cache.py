@@ -17,7 +17,7 @@ from pushq.database import Database
 from pushq.embedded.redis import RedisServer
 from pushq.redis_client import open_redis
 from pushq.settings import ServiceUrl
-from pushq.tokens import Device, TokenCache, import_file, register, unregister, warm
+from pushq.tokens import Device, TokenCache, import_file, register, registration, unregister, warm
 from pushq.tokens import cache as module
 from pushq.tokens.cache import EPOCH_KEY, TOMBSTONE_TTL, cache_key
 from tests.services.faults import crash, paused
@@ -153,6 +153,41 @@ def test_a_token_that_moves_is_not_served_to_the_old_user(cache: TokenCache, sto
     found = cache.resolve("fcm", [1, 2], [old, new], "shop")
     assert found.tokens == [None, token(1).encode()]
     assert (found.hits, found.misses) == (1, 1)
+
+
+def test_an_entry_written_just_before_the_commit_does_not_stay(
+    cache: TokenCache, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another registration of the old user writes through while the token is about to move."""
+    old = register(store, Device(1, "shop", "fcm", token(1)), cache=cache).device_id
+    lock = registration.lock_token
+
+    def slow_lock(*args: Any) -> None:
+        cache.refresh("fcm", 1)
+        lock(*args)
+
+    monkeypatch.setattr(registration, "lock_token", slow_lock)
+    register(store, Device(2, "shop", "fcm", token(1)), cache=cache)
+    assert cache.resolve("fcm", [1], [old], "shop").tokens == [None]
+
+
+def test_a_process_that_dies_after_the_commit_leaves_no_old_entry(
+    cache: TokenCache, store: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = register(store, Device(1, "shop", "fcm", token(1)), cache=cache).device_id
+    dying = TokenCache(client, store, TTL)
+    forget, calls = dying.forget, []
+
+    def forget_once(platform: str, user_ids: Any) -> None:
+        calls.append(platform)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        forget(platform, user_ids)
+
+    monkeypatch.setattr(dying, "forget", forget_once)
+    with pytest.raises(KeyboardInterrupt):
+        register(store, Device(2, "shop", "fcm", token(1)), cache=dying)
+    assert cache.resolve("fcm", [1], [old], "shop").tokens == [None]
 
 
 def test_unregistering_is_known_at_once(cache: TokenCache, store: Database) -> None:
