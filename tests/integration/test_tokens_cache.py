@@ -17,9 +17,10 @@ from pushq.database import Database
 from pushq.embedded.redis import RedisServer
 from pushq.redis_client import open_redis
 from pushq.settings import ServiceUrl
-from pushq.tokens import Device, TokenCache, import_file, register, registration, unregister, warm
+from pushq.tokens import Device, TokenCache, import_file, register, unregister, warm
 from pushq.tokens import cache as module
 from pushq.tokens.cache import EPOCH_KEY, TOMBSTONE_TTL, cache_key
+from pushq.tokens.locks import lock_token
 from tests.services.faults import crash, paused
 
 DAY = timedelta(days=1)
@@ -160,13 +161,12 @@ def test_an_entry_written_just_before_the_commit_does_not_stay(
 ) -> None:
     """Another registration of the old user writes through while the token is about to move."""
     old = register(store, Device(1, "shop", "fcm", token(1)), cache=cache).device_id
-    lock = registration.lock_token
 
     def slow_lock(*args: Any) -> None:
         cache.refresh("fcm", 1)
-        lock(*args)
+        lock_token(*args)
 
-    monkeypatch.setattr(registration, "lock_token", slow_lock)
+    monkeypatch.setattr("pushq.tokens.registration.lock_token", slow_lock)
     register(store, Device(2, "shop", "fcm", token(1)), cache=cache)
     assert cache.resolve("fcm", [1], [old], "shop").tokens == [None]
 
