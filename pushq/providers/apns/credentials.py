@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, Final
 
 import jwt
 import orjson
 import redis
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from pushq.errors import SettingsError
 from pushq.settings import ApnsSettings
@@ -56,6 +57,11 @@ def load_key(settings: ApnsSettings, name: str) -> EllipticCurvePrivateKey:
     return key
 
 
+def _fingerprint(key: EllipticCurvePrivateKey) -> str:
+    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return sha256(public).hexdigest()[:16]
+
+
 class ProviderTokens:
     """Hands out the current token of one team and key.
 
@@ -72,7 +78,9 @@ class ProviderTokens:
     ) -> None:
         self._team, self._key_id, self._key = settings.team_id, settings.key_id, key
         self._redis, self._clock = client, clock
-        self._slot = f"pushq:apns:token:{self._team}:{self._key_id}"
+        # By the key itself as well: what a wrong file signed must not outlive its replacement by the right one.
+        public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self._slot = f"pushq:apns:token:{self._team}:{self._key_id}:{sha256(public).hexdigest()[:16]}"
         self._lock = threading.Lock()
         self._token = b""
         self._issued = 0.0
