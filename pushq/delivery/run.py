@@ -387,13 +387,14 @@ class _Run:
 
     def _hand_back(self, error: str) -> Step:
         log.warning("batch_handed_back", extra={**_ids(self._lease), "error": error})
-        if self._journaled:
-            self._close_journal()
         # A batch whose last holder vanished must be known as such until its journal has been read.
         interrupted = self._lease.interrupted and not self._journaled
         batches.hand_back(
             self._d._database, self._lease, delay=POSTPONE_S, interrupted=interrupted, error=error
         )
+        # Only now: a row that says running without a journal would mean that anybody may have been reached.
+        if self._journaled:
+            self._close_journal()
         return Step()
 
 
