@@ -79,8 +79,7 @@ class ProviderTokens:
         self._team, self._key_id, self._key = settings.team_id, settings.key_id, key
         self._redis, self._clock = client, clock
         # By the key itself as well: what a wrong file signed must not outlive its replacement by the right one.
-        public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        self._slot = f"pushq:apns:token:{self._team}:{self._key_id}:{sha256(public).hexdigest()[:16]}"
+        self._slot = f"pushq:apns:token:{self._team}:{self._key_id}:{_fingerprint(key)}"
         self._lock = threading.Lock()
         self._token = b""
         self._issued = 0.0
