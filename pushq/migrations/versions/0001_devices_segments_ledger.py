@@ -97,6 +97,7 @@ CREATE TABLE sends (
 );
 CREATE INDEX sends_open ON sends (created_at) WHERE state IN ('scheduled', 'planning', 'sending', 'paused');
 CREATE INDEX sends_recent ON sends (created_at DESC, id);
+CREATE INDEX sends_ended ON sends (finished_at) WHERE state IN ('done', 'failed', 'cancelled');
 
 CREATE TABLE send_shards (
     send_id       uuid     NOT NULL REFERENCES sends ON DELETE CASCADE,
