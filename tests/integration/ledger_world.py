@@ -6,6 +6,7 @@ compared with what was planned.
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +22,13 @@ from sqlalchemy import text
 from pushq.database import Database
 from pushq.delivery.leases import LeaseKeeper
 from pushq.delivery.run import Delivery, Step
+from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import batches, planner, sends
 from pushq.ledger.batches import Lease
 from pushq.ledger.journal import Journal
 from pushq.ledger.orders import DeliverBatch, Order, PlanShard
 from pushq.ledger.progress import Progress, progress
+from pushq.ledger.schema import upgrade
 from pushq.providers.apns.client import ApnsClient
 from pushq.providers.client import ProviderClient
 from pushq.providers.fcm.client import FcmClient
@@ -33,6 +36,7 @@ from pushq.redis_client import open_redis
 from pushq.settings import ApnsSettings, AppSettings, FcmSettings, ServiceUrl, Settings
 from pushq.submission import Guarantee, Kind, Submission, submit
 from pushq.tokens.cache import TokenCache
+from tests.services.fixtures import Fleet
 
 APP = "shop"
 #: The mock answers these tokens with 410 or 404.
@@ -142,6 +146,12 @@ class World:
         self.plan(send_id)
         return send_id
 
+    def empty(self) -> None:
+        """As the migrations left it."""
+        self.change(
+            "TRUNCATE device_tokens, segments, segment_members, sends, send_shards, send_batches, dead_letters"
+        )
+
     def rows(self, statement: str, **params: Any) -> Sequence[Any]:
         with self.database.begin() as connection:
             return connection.execute(text(statement), params).all()
@@ -211,6 +221,18 @@ class World:
             id=send_id,
             s=seconds,
         )
+
+
+def shared_database(fleet: Fleet) -> Iterator[str]:
+    """URL of a migrated database for the tests of one module, which empty it: making one takes longer than most of them."""
+    server = fleet.ready("postgres")
+    assert isinstance(server, PostgresServer)
+    name = f"test_{secrets.token_hex(6)}"
+    server.create_database(name)
+    upgrade(server.url(name))
+    yield server.url(name)
+    fleet.ready("postgres")
+    server.drop_database(name)
 
 
 @contextmanager

@@ -35,8 +35,9 @@ from pushq.mock import MockProcess
 from pushq.providers.apns import client as apns_client
 from pushq.providers.apns.credentials import load_key
 from pushq.settings import ApnsSettings, AppSettings, FcmSettings, load_apps
-from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, token
+from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, shared_database, token
 from tests.services.faults import crash
+from tests.services.fixtures import Fleet
 
 BATCH = 30
 DEADLINE_S = 20.0
@@ -65,9 +66,15 @@ def app(mock: MockProcess) -> AppSettings:
     return load_apps(mock.config_file)[APP]
 
 
+@pytest.fixture(scope="module")
+def ledger_url(_fleet: Fleet) -> Iterator[str]:
+    yield from shared_database(_fleet)
+
+
 @pytest.fixture
-def world(database: str, app: AppSettings) -> Iterator[World]:
-    with open_world(database, app, batch_size=BATCH, plan_page=100, request_timeout=1.0) as world:
+def world(postgres: PostgresServer, ledger_url: str, app: AppSettings) -> Iterator[World]:
+    with open_world(ledger_url, app, batch_size=BATCH, plan_page=100, request_timeout=1.0) as world:
+        world.empty()
         yield world
 
 
@@ -352,16 +359,17 @@ class TestCredentials:
         assert requests_at(mock, "oauth") == 2
 
     def test_an_expired_provider_token_is_replaced(
-        self, database: str, redis_url: str, tmp_path: Path
+        self, postgres: PostgresServer, ledger_url: str, redis_url: str, tmp_path: Path
     ) -> None:
         """The fleet's token is 25 minutes old, so it may be replaced, when APNs calls it expired."""
         with MockProcess(tmp_path / "mock", engine="strict") as mock:
             app = load_apps(mock.config_file)[APP]
             assert app.apns is not None
             with (
-                open_world(database, app, batch_size=BATCH, request_timeout=1.0) as world,
+                open_world(ledger_url, app, batch_size=BATCH, request_timeout=1.0) as world,
                 open_worker(world, redis_url) as worker,
             ):
+                world.empty()
                 issued = int(time.time()) - 25 * 60
                 old = jwt.encode(
                     {"iss": app.apns.team_id, "iat": issued},
@@ -374,7 +382,7 @@ class TestCredentials:
                 (slot,) = worker.redis.keys("pushq:apns:token:*")
                 worker.redis.set(slot, orjson.dumps({"token": old, "iat": issued}))
             with (
-                open_world(database, app, batch_size=BATCH, request_timeout=1.0) as world,
+                open_world(ledger_url, app, batch_size=BATCH, request_timeout=1.0) as world,
                 open_worker(world, redis_url) as worker,
             ):
                 send_id, batch_no = send_to(world, guarantee="at_most_once")
@@ -549,7 +557,7 @@ with open_world(call["database"], app, request_timeout=30, lease_seconds=call["l
 class TestProcess:
     @pytest.fixture
     def start(
-        self, database: str, redis_url: str, mock: MockProcess
+        self, ledger_url: str, redis_url: str, mock: MockProcess
     ) -> Iterator[Callable[[uuid.UUID, int], subprocess.Popen[str]]]:
         started: list[subprocess.Popen[str]] = []
 
@@ -567,7 +575,7 @@ class TestProcess:
             json.dump(
                 {
                     "config": str(mock.config_file),
-                    "database": database,
+                    "database": ledger_url,
                     "redis": redis_url,
                     "send": str(send_id),
                     "batch": batch_no,
@@ -741,14 +749,20 @@ class TestPostgresAway:
         assert mock.accepted("apns") == every("apns", BATCH)
 
     def test_a_lease_that_cannot_be_extended_is_lost_and_the_holder_stops(
-        self, database: str, app: AppSettings, redis_url: str, mock: MockProcess
+        self,
+        postgres: PostgresServer,
+        ledger_url: str,
+        app: AppSettings,
+        redis_url: str,
+        mock: MockProcess,
     ) -> None:
         """Somebody else has the batch before the holder's answers come: it must not write what it found."""
         mock.set_latency(1500)
         with (
-            open_world(database, app, batch_size=BATCH, lease_seconds=2, request_timeout=5) as world,
+            open_world(ledger_url, app, batch_size=BATCH, lease_seconds=2, request_timeout=5) as world,
             open_worker(world, redis_url) as worker,
         ):
+            world.empty()
             send_id, batch_no = send_to(world, guarantee="at_least_once")
             taken: list[object] = []
 
@@ -767,18 +781,24 @@ class TestPostgresAway:
             assert world.states(send_id) == {"running": 1}
 
     def test_a_long_batch_keeps_its_lease(
-        self, database: str, app: AppSettings, redis_url: str, mock: MockProcess
+        self,
+        postgres: PostgresServer,
+        ledger_url: str,
+        app: AppSettings,
+        redis_url: str,
+        mock: MockProcess,
     ) -> None:
         mock.set_latency(3000)
         with (
-            open_world(database, app, batch_size=BATCH, lease_seconds=2, request_timeout=10) as world,
+            open_world(ledger_url, app, batch_size=BATCH, lease_seconds=2, request_timeout=10) as world,
             open_worker(world, redis_url) as worker,
         ):
-            send_id, batch_no = send_to(world, guarantee="at_most_once")
+            world.empty()
+            send_id, batch_no = send_to(world, platform="fcm", guarantee="at_most_once")
             attempts: list[object] = []
 
             def look() -> None:
-                wait_for(lambda: requests_at(mock) > 0)
+                wait_for(lambda: requests_at(mock, "fcm") > 0)
                 for _ in range(5):
                     time.sleep(0.5)
                     attempts.append(batches.acquire(world.database, send_id, batch_no, 2))

@@ -10,13 +10,24 @@ from typing import Any
 
 import pytest
 
+from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import sends, sweeper
 from pushq.ledger.orders import ProcessDeadLetters
 from pushq.mock import MockProcess
 from pushq.providers.apns import request as apns_request
 from pushq.settings import load_apps
 from pushq.tokens.invalidation import invalidate_from_dead_letters
-from tests.integration.ledger_world import APP, DEAD_PREFIX, Worker, World, open_worker, open_world, token
+from tests.integration.ledger_world import (
+    APP,
+    DEAD_PREFIX,
+    Worker,
+    World,
+    open_worker,
+    open_world,
+    shared_database,
+    token,
+)
+from tests.services.fixtures import Fleet
 
 BATCH = 30
 SERVER_ERROR = {"status": 503, "reason": "ServiceUnavailable"}
@@ -34,12 +45,18 @@ def mock(running: MockProcess) -> MockProcess:
     return running
 
 
+@pytest.fixture(scope="module")
+def ledger_url(_fleet: Fleet) -> Iterator[str]:
+    yield from shared_database(_fleet)
+
+
 @pytest.fixture
-def world(database: str, mock: MockProcess) -> Iterator[World]:
+def world(postgres: PostgresServer, ledger_url: str, mock: MockProcess) -> Iterator[World]:
     app = load_apps(mock.config_file)[APP]
     with open_world(
-        database, app, batch_size=BATCH, plan_page=100, request_timeout=1.0, retry_max_attempts=3
+        ledger_url, app, batch_size=BATCH, plan_page=100, request_timeout=1.0, retry_max_attempts=3
     ) as world:
+        world.empty()
         yield world
 
 
@@ -357,13 +374,14 @@ class TestRetry:
 
     @pytest.mark.parametrize("attempts", [0, 1])
     def test_without_retries_the_first_failure_is_the_last(
-        self, database: str, redis_url: str, mock: MockProcess, attempts: int
+        self, postgres: PostgresServer, ledger_url: str, redis_url: str, mock: MockProcess, attempts: int
     ) -> None:
         app = load_apps(mock.config_file)[APP]
         with (
-            open_world(database, app, batch_size=BATCH, retry_max_attempts=attempts) as world,
+            open_world(ledger_url, app, batch_size=BATCH, retry_max_attempts=attempts) as world,
             open_worker(world, redis_url) as worker,
         ):
+            world.empty()
             world.add_devices("apns", 3)
             mock.set_faults([{"platform": "apns", "token": token("apns", 1), "answer": SERVER_ERROR}])
             send_id = world.send(audience=users(3))

@@ -13,22 +13,30 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import batches, release, sends, sweeper
 from pushq.ledger.batches import DeadLetter, Fenced, Lease
 from pushq.ledger.orders import DeliverBatch, ProcessDeadLetters
 from pushq.ledger.outcomes import Outcome
 from pushq.ledger.progress import reasons, recent, waiting_dead_letters
-from tests.integration.ledger_world import World, bare_app, open_world
+from tests.integration.ledger_world import World, bare_app, open_world, shared_database
+from tests.services.fixtures import Fleet
 
 WINDOW, BATCH = 3, 10
 DEADLINE_S = 20.0
 
 
+@pytest.fixture(scope="module")
+def ledger_url(_fleet: Fleet) -> Iterator[str]:
+    yield from shared_database(_fleet)
+
+
 @pytest.fixture
-def world(database: str, tmp_path: Path) -> Iterator[World]:
+def world(postgres: PostgresServer, ledger_url: str, tmp_path: Path) -> Iterator[World]:
     with open_world(
-        database, bare_app(tmp_path), batch_size=BATCH, plan_page=100, release_window=WINDOW
+        ledger_url, bare_app(tmp_path), batch_size=BATCH, plan_page=100, release_window=WINDOW
     ) as world:
+        world.empty()
         yield world
 
 

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
+from pushq.embedded.redis import RedisServer
 from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.journal import TTL_S, Journal
 from pushq.ledger.outcomes import Outcome
@@ -95,12 +98,9 @@ def test_nothing_can_be_claimed_in_a_journal_that_is_gone(journal: Journal, clie
     assert journal.read(*mine.key) is None  # a claim must not bring half a journal back
 
 
-def test_a_claim_that_redis_does_not_answer_is_an_error(
-    journal: Journal, redis_server: object, client: redis.Redis
-) -> None:
-    mine = lease()
-    journal.open(mine, mine.outcomes, replaces=b"")
-    client.connection_pool.connection_kwargs["socket_timeout"] = 0.2
-    client.connection_pool.disconnect()
-    with paused(redis_server), pytest.raises(redis.TimeoutError):  # type: ignore[arg-type]
-        journal.claim(mine, 0, SIZE)
+def test_a_claim_that_redis_does_not_answer_is_an_error(redis_server: RedisServer, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)) as impatient:
+        journal, mine = Journal(impatient), lease()
+        journal.open(mine, mine.outcomes, replaces=b"")
+        with paused(redis_server), pytest.raises(redis.TimeoutError):
+            journal.claim(mine, 0, SIZE)

@@ -16,22 +16,30 @@ import pytest
 from sqlalchemy import event
 
 from pushq.audience import segments
+from pushq.embedded.postgres import PostgresServer
 from pushq.errors import ServiceUnavailable
 from pushq.ledger import planner, sends, sweeper
 from pushq.ledger.orders import DeliverBatch, PlanShard
 from pushq.ledger.planner import MAX_SCAN, next_scan_limit
-from tests.integration.ledger_world import APP, World, bare_app, open_world
+from tests.integration.ledger_world import APP, World, bare_app, open_world, shared_database
+from tests.services.fixtures import Fleet
 
 BATCH, PAGE = 40, 100
 ALL_ACTIVE = "d.is_active AND d.app = 'shop'"
 DEADLINE_S = 20.0
 
 
+@pytest.fixture(scope="module")
+def ledger_url(_fleet: Fleet) -> Iterator[str]:
+    yield from shared_database(_fleet)
+
+
 @pytest.fixture
-def world(database: str, tmp_path: Path) -> Iterator[World]:
+def world(postgres: PostgresServer, ledger_url: str, tmp_path: Path) -> Iterator[World]:
     with open_world(
-        database, bare_app(tmp_path), batch_size=BATCH, plan_page=PAGE, release_window=3
+        ledger_url, bare_app(tmp_path), batch_size=BATCH, plan_page=PAGE, release_window=3
     ) as world:
+        world.empty()
         yield world
 
 
@@ -127,7 +135,7 @@ def test_segments_filters_exclusions_and_explicit_users(
     assert_planned_exactly(world, send_id, f"{ALL_ACTIVE} AND {condition}")
 
 
-def test_a_page_that_was_cut_off_is_neither_lost_nor_repeated(world: World, database: str) -> None:
+def test_a_page_that_was_cut_off_is_neither_lost_nor_repeated(world: World, ledger_url: str) -> None:
     """PostgreSQL loses the planner's connection in mid-page, several times."""
     world.add_devices("apns", 4000)
     send_id = world.accept()
@@ -139,7 +147,7 @@ def test_a_page_that_was_cut_off_is_neither_lost_nor_repeated(world: World, data
         except ServiceUnavailable as error:
             failures.append(error)
 
-    with psycopg.connect(database, connect_timeout=5, autocommit=True) as connection:
+    with psycopg.connect(ledger_url, connect_timeout=5, autocommit=True) as connection:
         for shard_no in (0, 0, 5):  # the first page of a shard, its second one, and another shard
             # Readers pass this lock, the insertion of a batch does not.
             with connection.transaction():
@@ -367,30 +375,30 @@ def test_a_thin_audience_is_planned_with_growing_pages(world: World) -> None:
     assert_planned_exactly(world, send_id, f"{ALL_ACTIVE} AND d.user_id % 100 = 0")
 
 
-def test_the_planner_holds_no_audience(database: str, tmp_path: Path) -> None:
+def test_the_planner_holds_no_audience(world: World, ledger_url: str, tmp_path: Path) -> None:
     """Ten times the devices, the same memory; and no statement gives Python more than a window of batch numbers."""
     peaks, most_rows = {}, []
-    with open_world(database, bare_app(tmp_path), release_window=8) as world:
+    with open_world(ledger_url, bare_app(tmp_path), release_window=8) as wide:
 
-        @event.listens_for(world.database.engine, "after_cursor_execute")
+        @event.listens_for(wide.database.engine, "after_cursor_execute")
         def count(_: Any, cursor: Any, statement: str, *__: Any) -> None:
             if "pg_catalog" not in statement:
                 most_rows.append((cursor.rowcount if cursor.description else 0, statement))
 
         for size in (5_000, 50_000):
-            world.change("TRUNCATE device_tokens")
-            world.add_devices("apns", size)
-            send_id = world.accept()
+            wide.change("TRUNCATE device_tokens")
+            wide.add_devices("apns", size)
+            send_id = wide.accept()
             shards = list(range(sends.SHARDS))
             most_rows.clear()
             tracemalloc.start()
             for shard_no in shards:
-                while not planner.plan_page(world.database, world.settings, send_id, shard_no).done:
+                while not planner.plan_page(wide.database, wide.settings, send_id, shard_no).done:
                     pass
             peaks[size] = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-            assert max(most_rows)[0] <= world.settings.release_window
-            assert world.totals(send_id)["devices"] == size
+            assert max(most_rows)[0] <= wide.settings.release_window
+            assert wide.totals(send_id)["devices"] == size
     assert peaks[50_000] < peaks[5_000] + 200_000  # the audience alone would be 800,000 bytes of pointers
 
 
