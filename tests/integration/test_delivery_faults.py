@@ -788,7 +788,7 @@ class TestPostgresAway:
         redis_url: str,
         mock: MockProcess,
     ) -> None:
-        mock.set_latency(3000)
+        mock.set_faults([{"platform": "fcm", "delay_ms": 2800}])
         with (
             open_world(ledger_url, app, batch_size=BATCH, lease_seconds=2, request_timeout=10) as world,
             open_worker(world, redis_url) as worker,
@@ -800,7 +800,7 @@ class TestPostgresAway:
             def look() -> None:
                 wait_for(lambda: requests_at(mock, "fcm") > 0)
                 for _ in range(5):
-                    time.sleep(0.5)
+                    time.sleep(0.4)
                     attempts.append(batches.acquire(world.database, send_id, batch_no, 2))
 
             other = threading.Thread(target=look)

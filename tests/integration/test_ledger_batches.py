@@ -83,7 +83,7 @@ def try_to_acquire(world: World, send_id: uuid.UUID, batch_no: int) -> Lease | N
     return batches.acquire(world.database, send_id, batch_no, world.settings.lease_seconds)
 
 
-def in_threads(*steps: Callable[[], object]) -> list[object]:
+def in_threads(*steps: Callable[[], object], wait_s: float = DEADLINE_S) -> list[object]:
     """Run the steps at once; returns what they returned or raised, in their order."""
     found: list[object] = [None] * len(steps)
     start = threading.Barrier(len(steps))
@@ -99,7 +99,7 @@ def in_threads(*steps: Callable[[], object]) -> list[object]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(DEADLINE_S)
+        thread.join(wait_s)
     return found
 
 
@@ -607,6 +607,66 @@ class TestWindow:
         assert len(orders) == lost
         assert self.in_flight(world, send_id) == WINDOW
         assert sweeper.sweep(world.database, world.settings) == []
+
+    def test_workers_planners_sweepers_and_an_operator_at_once(self, world: World) -> None:
+        """Nobody waits for anybody in a circle, the window holds at every moment, and every recipient ends once."""
+        world.add_devices("apns", 600)
+        world.add_devices("fcm", 400)
+        send_id = world.accept()
+        over = threading.Event()
+        widest = [0]
+
+        def work() -> None:
+            while not over.is_set():
+                for batch_no in world.queued(send_id) + [
+                    r.batch_no for r in world.rows(_RETRIES, id=send_id)
+                ]:
+                    lease = try_to_acquire(world, send_id, batch_no)
+                    if lease is None:
+                        continue
+                    again = batch_no % 3 == 0 and lease.attempt == 0
+                    if again:
+                        settle(world, lease, Outcome.PENDING, retry_in=0)
+                    elif settle(world, lease).done and sends.finish_if_complete(world.database, send_id):
+                        return
+                time.sleep(0.005)
+
+        def plan() -> None:
+            world.plan(send_id)
+            world.plan(send_id)
+
+        def sweep() -> None:
+            while not over.is_set():
+                sweeper.sweep(world.database, world.settings)
+                time.sleep(0.01)
+
+        def operate() -> None:
+            while not over.is_set():
+                for change in (sends.pause, sends.resume):
+                    with world.database.begin() as connection:
+                        change(connection, send_id)
+                time.sleep(0.05)
+                world.change("UPDATE send_shards SET updated_at = now() WHERE send_id = :id", id=send_id)
+                plan()
+
+        def watch() -> None:
+            deadline = time.monotonic() + 60
+            while not world.progress(send_id).finished and time.monotonic() < deadline:
+                for row in world.rows(_RELEASED, id=send_id):
+                    widest[0] = max(widest[0], row.queued)
+            over.set()
+
+        found = in_threads(work, work, work, plan, sweep, operate, watch, wait_s=90)
+        assert found == [None] * 7
+        assert world.totals(send_id) == {"devices": 1000, "accepted": 1000}
+        assert world.progress(send_id).state == "done"
+        assert 0 < widest[0] <= WINDOW
+
+
+_RETRIES = "SELECT batch_no FROM send_batches WHERE send_id = :id AND state = 'retry'"
+_RELEASED = """
+SELECT platform, count(*) AS queued FROM send_batches WHERE send_id = :id AND state = 'queued' GROUP BY platform
+"""
 
 
 class TestSweeper:
