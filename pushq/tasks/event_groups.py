@@ -2,7 +2,8 @@
 
 Three events tell of each task. Celery groups them where its own event loop runs, and under gevent publishes every one as a message of
 its own ("This excludes eventlet/gevent, which should actually buffer", celery/worker/consumer/events.py), on RabbitMQ each with a
-confirmation to wait for: that costs more than half of what a worker can take (see benchmarks/consume_rate.py).
+confirmation to wait for. That costs about half of what a worker can take: 664 against 1,592 tasks/s on RabbitMQ, 402 against 802 on
+Redis (a task that does nothing, medians of four rounds in turn, 2 cores).
 """
 
 from __future__ import annotations
