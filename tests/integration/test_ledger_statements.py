@@ -151,12 +151,12 @@ def mock() -> Iterator[MockProcess]:
 @pytest.fixture
 def world(database: str, mock: MockProcess) -> Iterator[World]:
     app = load_apps(mock.config_file)[APP]
-    with open_world(database, app, batch_size=50, plan_page=200, release_window=4) as world:
+    with open_world(database, app, batch_size=25, plan_page=200, release_window=4) as world:
         yield world
 
 
 def test_no_statement_reads_without_a_bound(world: World, redis_url: str, mock: MockProcess) -> None:
-    found = cycle(world, redis_url, mock, 2_000)
+    found = cycle(world, redis_url, mock, 1_000)
     texts = {statement.text: statement for statement in found}
     touched = {name.lower() for text in texts for name in LARGE.findall(text)}
     large = {"device_tokens", "device_tokens_p00", "send_batches", "dead_letters", "segment_members", "sends"}
@@ -186,11 +186,11 @@ def test_no_statement_reads_without_a_bound(world: World, redis_url: str, mock: 
 
 def test_more_devices_bring_no_more_rows_to_python(world: World, redis_url: str, mock: MockProcess) -> None:
     most = {}
-    for devices in (2_000, 8_000):
+    for devices in (1_000, 4_000):
         found = cycle(world, redis_url, mock, devices)
         most[devices] = max(statement.rows for statement in found)
     # The tokens of one batch; the planner, the sweeper and the questions stay below that.
-    assert most == {2_000: world.settings.batch_size, 8_000: world.settings.batch_size}
+    assert most == {1_000: world.settings.batch_size, 4_000: world.settings.batch_size}
 
 
 def test_the_check_sees_what_it_is_for(world: World) -> None:
