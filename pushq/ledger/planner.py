@@ -31,6 +31,7 @@ class Page:
     done: bool
     scanned: int = 0
     matched: int = 0
+    transactional: bool = False
 
 
 def next_scan_limit(scan_limit: int, scanned: int, matched: int, *, floor: int, batch_size: int) -> int:
@@ -94,7 +95,7 @@ def plan_page(database: Database, settings: Settings, send_id: uuid.UUID, shard_
     if done:
         with database.begin() as connection:
             finish_planning(connection, send_id)
-    return Page(orders, done, scanned, matched)
+    return Page(orders, done, scanned, matched, shard.kind == "transactional")
 
 
 def _insert_page(

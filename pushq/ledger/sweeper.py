@@ -23,7 +23,8 @@ log = logging.getLogger("pushq.sweeper")
 LIMIT: Final = 1000
 #: A shard whose planning has not moved for this long has lost its worker or its message.
 SHARD_STALE_S: Final = 90
-DEAD_LETTER_STALE_S: Final = 30
+#: Dead letters are due 30 s after they were written (the column's default), and again after this long.
+DEAD_LETTER_AGAIN_S: Final = 120
 
 
 def sweep(database: Database, settings: Settings) -> list[Order]:
@@ -105,19 +106,27 @@ def _windows(connection: Connection, settings: Settings) -> list[Order]:
 
 
 def _dead_letters(connection: Connection) -> list[Order]:
+    """Batches whose dead letters nobody has processed; each again only after a while, or a long wait would flood its queue."""
     rows = connection.execute(
         text(
             """
-            SELECT DISTINCT send_id, batch_no FROM (
-                SELECT send_id, batch_no FROM dead_letters
-                WHERE processed_at IS NULL AND created_at < now() - make_interval(secs => :stale)
-                ORDER BY created_at LIMIT :limit
-            ) waiting
+            UPDATE dead_letters d SET due_at = now() + make_interval(secs => :again)
+            FROM (
+                SELECT DISTINCT send_id, batch_no FROM (
+                    SELECT send_id, batch_no FROM dead_letters
+                    WHERE processed_at IS NULL AND due_at < now() ORDER BY due_at LIMIT :limit
+                ) waiting
+            ) due
+            WHERE d.send_id = due.send_id AND d.batch_no = due.batch_no AND d.processed_at IS NULL
+            RETURNING d.send_id, d.batch_no
             """
         ),
-        {"stale": DEAD_LETTER_STALE_S, "limit": LIMIT},
+        {"again": DEAD_LETTER_AGAIN_S, "limit": LIMIT},
     ).all()
-    return [ProcessDeadLetters(row.send_id, row.batch_no) for row in rows]
+    return [
+        ProcessDeadLetters(send_id, batch_no)
+        for send_id, batch_no in sorted({(r.send_id, r.batch_no) for r in rows})
+    ]
 
 
 def _finish(database: Database) -> None:

@@ -103,7 +103,7 @@ class Runtime:
             publish(page.orders)
             if page.done:
                 return
-        publish([PlanShard(send_id, shard_no)])
+        publish([PlanShard(send_id, shard_no, page.transactional)])
 
     def deliver(self, send_id: uuid.UUID, batch_no: int) -> float | None:
         """Returns the countdown for Celery's retry, or None when this message is done with."""

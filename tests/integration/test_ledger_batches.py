@@ -733,8 +733,11 @@ class TestSweeper:
         letters = [DeadLetter(n, Outcome.REJECTED, 400, "BadMessageId", None) for n in range(3)]
         settle(world, world.acquire(*one), dead=letters)
         assert sweeper.sweep(world.database, world.settings) == []
-        world.change("UPDATE dead_letters SET created_at = created_at - interval '31 s'")
-        assert sweeper.sweep(world.database, world.settings) == [ProcessDeadLetters(*one)]
+        for waited in (31, sweeper.DEAD_LETTER_AGAIN_S + 1):
+            world.change(f"UPDATE dead_letters SET due_at = due_at - interval '{waited} s'")
+            assert sweeper.sweep(world.database, world.settings) == [ProcessDeadLetters(*one)]
+            # Once, not at every sweep: a dead-letter worker that is away for long finds no flood.
+            assert sweeper.sweep(world.database, world.settings) == []
         world.change("UPDATE dead_letters SET processed_at = now()")
         assert sweeper.sweep(world.database, world.settings) == []
 

@@ -100,7 +100,7 @@ def apns_headers(mock: MockProcess) -> dict[str, str]:
 
 
 def access_token(mock: MockProcess) -> str:
-    account = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
+    account = service_account.Credentials.from_service_account_file(
         mock.ready["fcm"]["service_account_file"], scopes=[SCOPE]
     )
     with httpx.Client(verify=trusting(mock), timeout=TIMEOUT_S) as client:

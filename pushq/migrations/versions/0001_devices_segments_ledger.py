@@ -171,14 +171,16 @@ CREATE TABLE dead_letters (
     reason       text        NOT NULL,
     attempt      integer     NOT NULL,
     invalid_since timestamptz,
+    due_at       timestamptz NOT NULL DEFAULT now() + interval '30 s',
     processed_at timestamptz,
     invalidated  boolean,
     PRIMARY KEY (created_at, id)
 ) PARTITION BY RANGE (created_at);
 COMMENT ON COLUMN dead_letters.invalid_since IS
     'the token is dead unless it was registered after this time; null: the failure does not speak about the token';
+COMMENT ON COLUMN dead_letters.due_at IS 'when the sweeper publishes its batch again, unless it has been processed';
 CREATE INDEX dead_letters_send ON dead_letters (send_id, batch_no);
-CREATE INDEX dead_letters_waiting ON dead_letters (created_at) WHERE processed_at IS NULL;
+CREATE INDEX dead_letters_waiting ON dead_letters (due_at) WHERE processed_at IS NULL;
 CREATE TABLE dead_letters_default PARTITION OF dead_letters DEFAULT;
 """
 
