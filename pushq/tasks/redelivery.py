@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from pushq.app import app
 
@@ -24,5 +25,6 @@ def restore_unacknowledged() -> None:
         with app.connection_for_write() as connection:
             if connection.transport.driver_type == "redis":
                 connection.default_channel.qos.restore_visible(num=LIMIT, interval=1)
-    except (OperationalError, OSError) as exc:
+    except (OperationalError, OSError, RedisError) as exc:
+        # Asked directly, redis-py speaks for itself; the sweep of the ledger must go on all the same.
         log.warning("restore_failed", extra={"error": type(exc).__name__})
