@@ -12,7 +12,6 @@ from typing import Any, Final
 import redis
 
 from pushq.ledger.batches import Fenced, Lease
-from pushq.ledger.outcomes import Outcome
 
 #: A journal outlives its lease by far; what nobody came back for in three days is settled by the row alone.
 TTL_S: Final = 3 * 86_400
@@ -63,14 +62,6 @@ class Journal:
             raise Fenced(
                 f"the journal of batch {lease.batch_no} of send {lease.send_id} belongs to another holder"
             )
-
-    def claim(self, lease: Lease, first: int, length: int) -> None:
-        """Mark recipients ``first`` to ``first + length`` as handed over: must be written before the request is.
-
-        Raises:
-            Fenced: the batch has another holder, or the journal is gone.
-        """
-        self.write(lease, [(first, bytes([Outcome.CLAIMED]) * length)])
 
     def write(self, lease: Lease, spans: list[tuple[int, bytes]]) -> None:
         """Write outcomes by position.

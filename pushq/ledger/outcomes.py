@@ -33,7 +33,6 @@ COLUMNS: Final = {
     Outcome.UNKNOWN: "unknown",
 }
 
-OPEN: Final = (Outcome.PENDING, Outcome.CLAIMED)
 _CLAIMED_BACK: Final = bytes.maketrans(bytes([Outcome.CLAIMED]), bytes([Outcome.PENDING]))
 _CLAIMED_LOST: Final = bytes.maketrans(bytes([Outcome.CLAIMED]), bytes([Outcome.UNKNOWN]))
 _OPEN_LOST: Final = bytes.maketrans(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from inspect import Signature, signature
 from typing import Any
@@ -29,8 +29,7 @@ class EntryTask(Task):  # type: ignore[misc]
 
     abstract = True
 
-    def call(self, *args: Any, **kwargs: Any) -> Submission:
-        raise NotImplementedError
+    call: Callable[..., Submission]
 
     def apply_async(
         self,

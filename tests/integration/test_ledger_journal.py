@@ -22,6 +22,11 @@ SEND = uuid.uuid4()
 SIZE = 8
 
 
+def claim(journal: Journal, lease: Lease, first: int, length: int) -> None:
+    """What a worker writes before it hands recipients over."""
+    journal.write(lease, [(first, bytes([Outcome.CLAIMED]) * length)])
+
+
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     client = open_redis(ServiceUrl(redis_url))
@@ -43,7 +48,7 @@ def test_what_is_written_is_read(journal: Journal, client: redis.Redis) -> None:
     mine = lease()
     assert journal.read(*mine.key) is None
     journal.open(mine, mine.outcomes, replaces=b"")
-    journal.claim(mine, 2, 4)
+    claim(journal, mine, 2, 4)
     journal.write(mine, [(0, bytes([Outcome.ACCEPTED])), (3, bytes([Outcome.TOKEN_DEAD, Outcome.ACCEPTED]))])
     c, a, d = Outcome.CLAIMED, Outcome.ACCEPTED, Outcome.TOKEN_DEAD
     assert journal.read(*mine.key) == (mine.token.bytes, bytes([a, 0, c, d, a, c, 0, 0]))
@@ -59,18 +64,18 @@ def test_batches_have_journals_of_their_own(journal: Journal) -> None:
     first, second = lease(1), lease(2)
     journal.open(first, first.outcomes, replaces=b"")
     journal.open(second, second.outcomes, replaces=b"")
-    journal.claim(first, 0, SIZE)
+    claim(journal, first, 0, SIZE)
     assert journal.read(*second.key) == (second.token.bytes, bytes(SIZE))
 
 
 def test_who_lost_the_batch_is_fenced(journal: Journal) -> None:
     sleeper, holder = lease(), lease()
     journal.open(sleeper, sleeper.outcomes, replaces=b"")
-    journal.claim(sleeper, 0, 2)
+    claim(journal, sleeper, 0, 2)
     journal.open(holder, bytes([Outcome.UNKNOWN] * 2 + [0] * 6), replaces=sleeper.token.bytes)
     before = journal.read(*holder.key)
     with pytest.raises(Fenced):
-        journal.claim(sleeper, 2, 2)
+        claim(journal, sleeper, 2, 2)
     with pytest.raises(Fenced):
         journal.write(sleeper, [(0, bytes([Outcome.ACCEPTED]))])
     with pytest.raises(Fenced):
@@ -94,7 +99,7 @@ def test_nothing_can_be_claimed_in_a_journal_that_is_gone(journal: Journal, clie
     journal.open(mine, mine.outcomes, replaces=b"")
     client.flushdb()
     with pytest.raises(Fenced, match="gone"):
-        journal.claim(mine, 0, SIZE)
+        claim(journal, mine, 0, SIZE)
     assert journal.read(*mine.key) is None  # a claim must not bring half a journal back
 
 
@@ -103,4 +108,4 @@ def test_a_claim_that_redis_does_not_answer_is_an_error(redis_server: RedisServe
         journal, mine = Journal(impatient), lease()
         journal.open(mine, mine.outcomes, replaces=b"")
         with paused(redis_server), pytest.raises(redis.TimeoutError):
-            journal.claim(mine, 0, SIZE)
+            claim(journal, mine, 0, SIZE)
