@@ -227,3 +227,40 @@ def test_a_redis_that_hangs_loses_nothing(
         assert state.total("accepted") == 300
         for platform, counted in world.provider_counts().items():
             assert counted == dict.fromkeys(world.alive(platform), 1)
+
+
+def test_a_broker_that_refuses_a_message_is_an_error_of_the_call(
+    database: str, redis_url: str, rabbitmq: Any, rabbitmq_url: str, tmp_path: Path
+) -> None:
+    """RabbitMQ answers a publication with a refusal when a queue is full: the caller is told, and what was confirmed is there."""
+    vhost = rabbitmq_url.rpartition("/")[2]
+    rabbitmq.control(
+        "set_policy", "-p", vhost, "small", "^pushq[.]broadcast$", '{"max-length": 2}', "--apply-to", "queues"
+    )
+    with open_world(
+        tmp_path, database_url=database, redis_url=redis_url, broker_url=rabbitmq_url, workers=()
+    ) as world:
+        done = world.python(
+            "import pushq\n"
+            "accepted = 0\n"
+            "try:\n"
+            "    for _ in range(50):\n"
+            "        pushq.send_broadcast.delay(notification={'title': 'x'}, audience={'segments': ['all']})\n"
+            "        accepted += 1\n"
+            "except pushq.ServiceUnavailable as error:\n"
+            "    print(accepted, error)\n"
+        )
+        assert done.returncode == 0, done.stderr
+        accepted, _, message = done.stdout.partition(" ")
+        assert "PUSHQ_BROKER_URL" in message
+        assert int(accepted) >= 2
+
+
+def test_a_full_redis_is_an_error_of_the_call(quiet: World, redis_server: Any) -> None:
+    with redis_server.client() as client:
+        client.config_set("maxmemory", 1)
+        try:
+            message = refused(quiet, "send", "--title", "x", "--user", "1")
+        finally:
+            client.config_set("maxmemory", 0)
+    assert "PUSHQ_BROKER_URL" in message
