@@ -14,7 +14,7 @@ from pushq.http2.burst import Answer
 from pushq.http2.core import Core
 from pushq.http2.errors import ConnectionLost, PeerViolation
 from pushq.http2.events import GoAwayReceived, SettingsReceived
-from pushq.http2.frames import MAX_STREAM_ID
+from pushq.http2.frames import MAX_STREAM_ID, first_unread_stream
 from pushq.http2.greenlets import Signal, Task, pause
 from pushq.http2.reasons import Reason
 from pushq.http2.settings import PoolSettings
@@ -30,6 +30,8 @@ class Transport(Protocol):
 
     @property
     def has_output(self) -> bool: ...
+    @property
+    def delivered(self) -> int: ...
     def receive(self) -> bytes: ...
     def send(self, data: bytes) -> None: ...
     def close(self, last_words: bytes = b"") -> None: ...
@@ -86,6 +88,7 @@ class Connection:
         self._received_at = self.opened_at
         self._answered_at = self.opened_at
         self._sending_since: float | None = None
+        self._writing = b""  # what the channel is taking
         self._ping_sent_at: float | None = None
         self._pings = 0
 
@@ -132,12 +135,13 @@ class Connection:
         self._note_draining(reason)
         self._wake.set()  # the writer closes what has nothing in flight
 
-    def abort(
-        self, reason: Reason, detail: str, *, last_words: bytes = b"", unsent_from: int = MAX_STREAM_ID + 1
-    ) -> None:
-        """Close now. What is in flight is UNKNOWN for this reason, but streams from ``unsent_from`` on are NOT_SENT."""
+    def abort(self, reason: Reason, detail: str, *, last_words: bytes = b"") -> None:
+        """Close now. What is in flight is UNKNOWN for this reason, and NOT_SENT where the peer cannot have read it."""
         if self.end_reason is not None:
             return
+        unsent_from = MAX_STREAM_ID + 1
+        if self._writing:
+            unsent_from = first_unread_stream(self._writing, self._channel.delivered)
         # An end that was announced has the announced reason.
         self.end_reason = self.drain_reason if self.drain_reason is not None else reason
         self.core.abandon(reason, unsent_from=unsent_from)
@@ -237,7 +241,6 @@ class Connection:
             self._wake.wait()
             self._wake.clear()
             while self.alive:
-                unsent_from = core.next_stream_id
                 taken = owner.feed(self)
                 if core.draining and self.drain_reason is None:
                     self._note_draining(Reason.STREAMS_EXHAUSTED)
@@ -247,12 +250,9 @@ class Connection:
                 if not core.has_output and not channel.has_output:
                     break
                 self._sending_since = self._clock()
-                try:
-                    channel.send(core.output())
-                except ConnectionLost as lost:
-                    first = MAX_STREAM_ID + 1 if lost.touched else unsent_from
-                    self.abort(lost.reason, lost.detail, unsent_from=first)
-                    return
+                self._writing = core.output()
+                channel.send(self._writing)
+                self._writing = b""
                 self._sending_since = None
                 if taken and owner.others_could_write(self):
                     pause(0)

@@ -56,14 +56,12 @@ class ConnectionLost(Http2Error):
     Attributes:
         reason: a :class:`Reason`.
         detail: for people.
-        touched: False when not one byte of the data handed to this call reached the operating system.
     """
 
-    def __init__(self, reason: Reason, detail: str, *, touched: bool = True) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
-        self.touched = touched
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"

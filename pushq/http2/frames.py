@@ -110,3 +110,18 @@ def data_frames(stream_id: int, data: bytes, max_frame_size: int, *, end_stream:
         last = END_STREAM if end_stream and start + max_frame_size >= len(data) else 0
         parts.append(frame(FrameType.DATA, last, stream_id, data[start : start + max_frame_size]))
     return b"".join(parts)
+
+
+def first_unread_stream(data: bytes, octets: int) -> int:
+    """The first stream that a peer cannot know of when it reads only so many octets of our frames.
+
+    ``data`` is whole frames, after the preface or not. A request is unread when its HEADERS frame is not whole: nobody can
+    decode half a header block. All later ones are unread too. MAX_STREAM_ID + 1 if there is none.
+    """
+    offset = len(PREFACE) if data.startswith(PREFACE) else 0
+    while offset < len(data):
+        word, _, stream_id = FRAME_HEAD.unpack_from(data, offset)
+        offset += FRAME_HEAD_SIZE + (word >> 8)
+        if word & 0xFF == FrameType.HEADERS and offset > octets:
+            return int(stream_id)
+    return MAX_STREAM_ID + 1

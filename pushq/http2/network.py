@@ -21,7 +21,13 @@ from pushq.http2.reasons import Reason
 from pushq.http2.settings import Origin
 
 _READ_SIZE = 256 * 1024
+#: Plaintext of a TLS record, at most (RFC 8446 section 5.1).
 _RECORD_SIZE = 16 * 1024
+#: Encrypted at a time: what a stalled peer makes us hold beside the plaintext.
+_WRITE_SIZE = 256 * 1024
+
+
+_NO_RECORDS = memoryview(b"")
 
 
 class Channel:
@@ -44,6 +50,9 @@ class Channel:
         self._view = memoryview(self._buffer)
         self._ended = False
         self._sending = False
+        self._written = 0  # plaintext of the current send whose records the system has taken
+        self._records = _NO_RECORDS  # those that it is taking
+        self._taken = 0
 
     def receive(self) -> bytes:
         """Block until data comes; ``b""`` at the peer's end of the stream.
@@ -102,20 +111,39 @@ class Channel:
         """Encrypt and write everything. Blocks for as long as the peer does not read; :meth:`close` ends that.
 
         Raises:
-            ConnectionLost: ``touched`` tells whether any of it had been written.
+            ConnectionLost: :attr:`delivered` tells how much of it the peer may have.
         """
-        sent = 0
         self._sending = True
+        self._written = 0
         try:
-            if data:
-                self._tls.write(data)
-            view = memoryview(self._outgoing.read())
-            while sent < len(view):
-                sent += self._sock.send(view[sent:])
+            if len(data) <= _WRITE_SIZE:
+                self._write(data)
+            else:
+                view = memoryview(data)
+                for start in range(0, len(data), _WRITE_SIZE):
+                    self._write(view[start : start + _WRITE_SIZE])
         except OSError as error:  # ssl.SSLError is one too
-            raise ConnectionLost(Reason.CONNECTION_LOST, _describe(error), touched=sent > 0) from error
+            raise ConnectionLost(Reason.CONNECTION_LOST, _describe(error)) from error
         finally:
             self._sending = False
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._taken = 0
+        if data:
+            self._tls.write(data)
+        self._records = records = memoryview(self._outgoing.read())
+        while self._taken < len(records):
+            self._taken += self._sock.send(records[self._taken :])
+        self._records = _NO_RECORDS
+        self._written += len(data)
+
+    @property
+    def delivered(self) -> int:
+        """How many octets of the ``send`` that runs, or that broke, can reach the peer at most.
+
+        A record of which the system has not taken the last octet cannot be decrypted, so nothing in it ever arrives.
+        """
+        return self._written + _plaintext(self._records, self._taken)
 
     def close(self, last_words: bytes = b"") -> None:
         """Close at once. Whoever waits in ``receive`` or ``send`` gets ConnectionLost.
@@ -241,6 +269,17 @@ class Dialer:
     def _remember(self, session: ssl.SSLSession | None) -> None:
         if session is not None:
             self._session = session
+
+
+def _plaintext(records: memoryview, taken: int) -> int:
+    """Octets of plaintext, at most, in those TLS records that lie wholly in the first ``taken`` octets."""
+    offset = octets = 0
+    while offset + 5 <= taken:
+        length = int.from_bytes(records[offset + 3 : offset + 5], "big")
+        offset += 5 + length
+        if offset <= taken:
+            octets += min(length, _RECORD_SIZE)
+    return octets
 
 
 def _context(origin: Origin) -> ssl.SSLContext:
