@@ -5,6 +5,7 @@ Greenlets wait, so a process that uses a :class:`Pool` runs its other work in gr
 
 from pushq.http2.burst import Answer, Burst, Code
 from pushq.http2.errors import BurstMisused, Http2Error, PoolClosed, PoolSaturated
+from pushq.http2.events import GoAwayReceived
 from pushq.http2.pool import Pool, PoolObserver, PoolStats, never
 from pushq.http2.reasons import Reason
 from pushq.http2.settings import Origin, PoolSettings
@@ -15,6 +16,7 @@ __all__ = [
     "Burst",
     "BurstMisused",
     "Code",
+    "GoAwayReceived",
     "HeaderTemplate",
     "Http2Error",
     "Origin",

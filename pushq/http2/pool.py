@@ -101,12 +101,14 @@ class Pool:
         settings: PoolSettings | None = None,
         *,
         retire_on: Callable[[Answer], bool] = never,
+        on_goaway: Callable[[GoAwayReceived], None] | None = None,
         observer: PoolObserver | None = None,
         connector: Connector | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = _random.random,
     ) -> None:
         """``retire_on`` sees every answer with a status other than 200; True means that its connection must be replaced.
+        ``on_goaway`` hears every GOAWAY, whose reason may concern the credential. Neither may wait.
 
         Raises:
             SettingsError: a certificate file of the origin cannot be used.
@@ -115,6 +117,7 @@ class Pool:
         self._origin = origin
         self._settings = settings if settings is not None else PoolSettings()
         self._retire_on = retire_on
+        self._on_goaway = on_goaway
         self._observer = observer if observer is not None else NullObserver()
         self._connector = connector if connector is not None else Dialer(origin)
         self._clock = clock
@@ -278,6 +281,8 @@ class Pool:
                 "in_flight": connection.core.in_flight,
             },
         )
+        if self._on_goaway is not None:
+            self._on_goaway(event)
         if event.code == ErrorCode.COMPRESSION_ERROR:
             self._give_up_stateless_answers()
 

@@ -595,6 +595,28 @@ def test_goaway_above_the_last_id_is_refused_and_below_it_finishes() -> None:
     assert burst.done
 
 
+@pytest.mark.parametrize(
+    ("debug", "reason"),
+    [
+        (b'{"reason":"ExpiredProviderToken"}', "ExpiredProviderToken"),
+        (b' { "reason" : "Shutdown", "timestamp": 1 } ', "Shutdown"),
+        (b"", ""),
+        (b"Maximum active streams violated for this endpoint", ""),
+        (b'{"reason":', ""),
+        (b'{"reason":403}', ""),
+        (b'["reason"]', ""),
+        (b'"ExpiredProviderToken"', ""),
+        (b"[" * 16_000, ""),
+        (b"\xff\xfe", ""),
+    ],
+)
+def test_the_reason_in_a_goaway(debug: bytes, reason: str) -> None:
+    payload = (1).to_bytes(4, "big") + bytes(4) + debug
+    (event,) = ready().core.receive(frame(FrameType.GOAWAY, 0, 0, payload))
+    assert isinstance(event, GoAwayReceived)
+    assert event.reason == reason
+
+
 def test_goaway_below_the_last_id_is_unknown_when_the_connection_dies() -> None:
     referee = ready()
     burst = burst_of(3)

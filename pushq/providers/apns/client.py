@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Sequence
@@ -10,15 +11,19 @@ from urllib.parse import urlsplit
 
 import redis
 
-from pushq.http2 import Answer, Burst, HeaderTemplate, Origin, Pool, PoolSettings
-from pushq.providers.answers import Verdict
+from pushq.http2 import Answer, Burst, GoAwayReceived, HeaderTemplate, Origin, Pool, PoolSettings
+from pushq.providers.answers import Effect, Scope, Verdict
 from pushq.providers.apns import request
 from pushq.providers.apns.credentials import ProviderTokens, load_key
 from pushq.providers.apns.responses import RULES, judge
 from pushq.providers.client import Message
 from pushq.settings import ApnsSettings
 
+log = logging.getLogger("pushq.apns")
+
 _RETIRE = tuple(reason.encode() for (_, reason), rule in RULES.items() if rule.retire)
+#: Reasons that speak of the credential, wherever they stand: in an answer, or in a GOAWAY instead of one.
+_CREDENTIAL = {reason: rule.effect for (_, reason), rule in RULES.items() if rule.scope is Scope.CREDENTIAL}
 #: Sends whose template and body are kept; more than run at the same time.
 _KEPT_SENDS = 64
 
@@ -40,16 +45,23 @@ class ApnsClient:
         )
         self._pools = {
             "production": Pool(
-                f"apns/{app}", _origin(settings.url, settings), pool_settings, retire_on=_retires
+                f"apns/{app}",
+                _origin(settings.url, settings),
+                pool_settings,
+                retire_on=_retires,
+                on_goaway=self._went_away,
             ),
             "sandbox": Pool(
                 f"apns/{app}/sandbox",
                 _origin(settings.sandbox_url, settings),
                 pool_settings,
                 retire_on=_retires,
+                on_goaway=self._went_away,
             ),
         }
         self._started: set[str] = set()
+        self._authorization = b""  # used last
+        self._outdated = b""  # one for whose age APNs closed a connection
         self._rendered: dict[uuid.UUID, tuple[bytes, HeaderTemplate, bytes]] = {}
 
     def start(self) -> None:
@@ -69,6 +81,21 @@ class ApnsClient:
         self._start(environment)
         return self._pools[environment]
 
+    def _went_away(self, event: GoAwayReceived) -> None:
+        """The requests have their outcomes already; here it is about those to come. Called by the connection: no waiting."""
+        effect = _CREDENTIAL.get(event.reason)
+        if effect is Effect.REAUTHENTICATE:
+            self._outdated = self._authorization
+        elif effect is not None:
+            log.error(
+                "apns_credential_refused_by_goaway",
+                extra={
+                    "app": self._app,
+                    "reason": event.reason,
+                    "hint": f"the settings in apps.{self._app}.apns",
+                },
+            )
+
     def burst(
         self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime
     ) -> Burst:
@@ -83,7 +110,10 @@ class ApnsClient:
         )
 
     def _render(self, message: Message) -> tuple[HeaderTemplate, bytes]:
-        authorization = self._tokens.authorization()
+        if self._outdated:
+            self._tokens.expired(self._outdated)
+            self._outdated = b""
+        self._authorization = authorization = self._tokens.authorization()
         kept = self._rendered.get(message.send_id)
         if kept is None or kept[0] != authorization:
             expires_at = 0 if message.notification.ttl == 0 else int(message.expires_at.timestamp())
