@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"settings"}),
     frozenset({"database", "logs", "metrics", "migrations", "notification", "redis_client"}),
     frozenset({"http2", "embedded", "mock"}),
-    frozenset({"providers"}),
+    frozenset({"bench", "providers"}),
     frozenset({"audience"}),
     frozenset({"submission"}),
     frozenset({"ledger", "tokens"}),

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "worker": ("pushq.cli.worker:worker", "Run a worker: core, apns or fcm."),
     "beat": ("pushq.cli.worker:beat", "Run the clock that starts sweeper and clean-up."),
     "mock": ("pushq.cli.mock:mock", "Serve APNs, FCM and OAuth for tests and trials."),
+    "bench": ("pushq.cli.bench:bench", "Measure the sender against a server of yours."),
     "sample-devices": ("pushq.cli.demo:sample_devices", "Write generated devices as CSV."),
 }
 
