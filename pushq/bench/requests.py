@@ -5,30 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+from pushq.bench.message import bodies_of, shared_body
 from pushq.http2 import Burst, HeaderTemplate
 
 #: As many as a worker's batch has (PUSHQ_BATCH_SIZE).
 BURST_REQUESTS = 2500
-#: What an APNs worker sends; the credential has the length of a real one.
-DEFAULT_HEADERS = (
-    ("authorization", "bearer " + "x" * 180),
-    ("apns-topic", "com.example.app"),
-    ("apns-push-type", "alert"),
-    ("apns-priority", "10"),
-    ("apns-expiration", "0"),
-)
-_BODY_HEAD = b'{"aps":{"alert":{"title":"Sale","body":"'
-_BODY_TAIL = b'"}}}'
-#: What differs between distinct bodies: 16 digits that belong to the burst and 8 that count.
-_BODY_DIGITS = 24
-MIN_BODY_BYTES = len(_BODY_HEAD) + _BODY_DIGITS + len(_BODY_TAIL)
-
 _TAILS = [b"%08x" % number for number in range(BURST_REQUESTS)]
-
-
-def shared_body(size: int) -> bytes:
-    """A JSON object of ``size`` octets, at least MIN_BODY_BYTES."""
-    return _BODY_HEAD + b"." * (size - len(_BODY_HEAD) - len(_BODY_TAIL)) + _BODY_TAIL
 
 
 def bursts(
@@ -56,8 +38,7 @@ def bursts(
             values = [(stem + tail,) for tail in tails]
         bodies: bytes | list[bytes] = body
         if distinct_bodies:
-            front = body[: body_bytes - len(_BODY_TAIL) - _BODY_DIGITS] + digits[:16]
-            bodies = [front + tail + _BODY_TAIL for tail in tails]
+            bodies = bodies_of(body_bytes, digits, tails)
         yield Burst(
             template, count, targets=list(map(digits[:56].__add__, tails)), bodies=bodies, values=values
         )

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pushq.bench.requests import DEFAULT_HEADERS, MIN_BODY_BYTES
+from pushq.bench.message import DEFAULT_HEADERS, MIN_BODY_BYTES
 from pushq.cli.output import console, emit_json, json_option
 from pushq.errors import InvalidRequest, PushqError
 from pushq.http2 import Origin
