@@ -13,12 +13,14 @@ from hashlib import sha256
 from typing import Any, Final, Literal, cast
 
 import orjson
+from pydantic import ValidationError
 
 from pushq.audience.request import Audience, as_json, parse_audience
 from pushq.errors import InvalidRequest
 from pushq.notification import Notification, kind, parse_notification
 from pushq.providers.apns import request as apns
 from pushq.providers.fcm import request as fcm
+from pushq.settings import RetrySettings
 
 Guarantee = Literal["at_least_once", "at_most_once"]
 Kind = Literal["broadcast", "transactional"]
@@ -27,13 +29,20 @@ GUARANTEES: Final = ("at_least_once", "at_most_once")
 #: Platforms that this version delivers to.
 PLATFORMS: Final = ("apns", "fcm")
 MAX_KEY_LENGTH: Final = 200
+#: Requests per second for one send: what a caller may ask for.
+MAX_RATE: Final = 1_000_000
 _NAMESPACE: Final = uuid.UUID("4e0f1c5b-6e0a-5b8e-9d3a-2f6c1f0a7b52")
 _CHECKS: Final = {"apns": apns.check, "fcm": fcm.check}
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One valid call. ``app`` is None where the caller leaves it to the only configured app."""
+    """One valid call. ``app`` is None where the caller leaves it to the only configured app.
+
+    Attributes:
+        rate: requests per second at most, of all workers together; None is as fast as the provider's own limit allows.
+        retry: what differs from the configured retry policy: some of ``max_attempts``, ``initial_delay``, ``max_delay``.
+    """
 
     kind: Kind
     notification: Notification
@@ -43,11 +52,13 @@ class Submission:
     app: str | None = None
     idempotency_key: str | None = None
     send_at: datetime | None = None
+    rate: int | None = None
+    retry: Mapping[str, float] | None = None
 
     @property
     def expires_at(self) -> datetime:
         """When pushq stops trying. A ``ttl`` of 0 is one attempt, for which a minute is allowed to pass in the queue."""
-        return (self.send_at or self.called_at) + timedelta(seconds=max(self.notification.ttl, 60))
+        return (self.send_at or self.called_at) + lifetime(self.notification)
 
     def send_id(self) -> uuid.UUID:
         """The send's id: with an idempotency key always the same for the same key, so that a repeated call is the same send."""
@@ -72,8 +83,15 @@ class Submission:
             "app": self.app,
             "idempotency_key": self.idempotency_key,
             "send_at": self.send_at.isoformat() if self.send_at else None,
+            "rate": self.rate,
+            "retry": self.retry,
         }
         return {key: value for key, value in document.items() if value is not None}
+
+
+def lifetime(notification: Notification) -> timedelta:
+    """How long pushq tries to deliver a message."""
+    return timedelta(seconds=max(notification.ttl, 60))
 
 
 def submit(
@@ -86,6 +104,8 @@ def submit(
     app: object = None,
     idempotency_key: object = None,
     send_at: object = None,
+    rate: object = None,
+    retry: object = None,
 ) -> Submission:
     """Check a call.
 
@@ -115,7 +135,59 @@ def submit(
         app=cast("str | None", app),
         idempotency_key=cast("str | None", idempotency_key),
         send_at=_time(send_at, "send_at"),
+        rate=parse_rate(rate),
+        retry=parse_retry(retry),
     )
+
+
+def parse_rate(value: object) -> int | None:
+    """Requests per second of one send; None is no limit of its own.
+
+    Raises:
+        InvalidRequest: it is no whole number, or out of range.
+    """
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RATE):
+        return value
+    raise InvalidRequest(
+        "rate", kind(value), f"requests per second, a whole number from 1 to {MAX_RATE:,}; None for no limit"
+    )
+
+
+def parse_retry(value: object) -> dict[str, float] | None:
+    """What a send changes of the retry policy; an empty mapping is None.
+
+    Raises:
+        InvalidRequest: names the key, what was found and what is allowed.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(
+            "retry", kind(value), f"a mapping with some of: {', '.join(RetrySettings.model_fields)}"
+        )
+    try:
+        checked = RetrySettings.model_validate(dict(value), strict=True)
+    except ValidationError as exc:
+        fault = exc.errors()[0]
+        name = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            raise InvalidRequest(
+                f"retry.{name}", "an unknown field", f"some of: {', '.join(RetrySettings.model_fields)}"
+            ) from None
+        raise InvalidRequest(f"retry.{name}", kind(value.get(name)), _lowered(fault["msg"])) from None
+    changed: dict[str, float] = {key: getattr(checked, key) for key in value}
+    if (
+        len(changed.keys() & {"initial_delay", "max_delay"}) == 2
+        and checked.max_delay < checked.initial_delay
+    ):
+        raise InvalidRequest(
+            "retry.max_delay", f"{checked.max_delay:g}", f"at least initial_delay, {checked.initial_delay:g}"
+        )
+    return changed or None
+
+
+def _lowered(message: str) -> str:
+    return message[:1].lower() + message[1:]
 
 
 def parse_submission(document: Mapping[str, Any]) -> Submission:
@@ -135,6 +207,8 @@ def parse_submission(document: Mapping[str, Any]) -> Submission:
         app=document.get("app"),
         idempotency_key=document.get("idempotency_key"),
         send_at=document.get("send_at"),
+        rate=document.get("rate"),
+        retry=document.get("retry"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from pushq.errors import InvalidRequest, PushqError
 from pushq.ledger.orders import Order, PlanShard
 from pushq.ledger.outcomes import COLUMNS
 from pushq.notification import Notification, parse_notification
-from pushq.settings import AppSettings, Settings
+from pushq.settings import AppSettings, RetrySettings, Settings
 from pushq.submission import PLATFORMS, Submission
 
 log = logging.getLogger("pushq.sends")
@@ -48,7 +48,13 @@ class UnknownSend(PushqError):
 
 @dataclass(frozen=True)
 class Send:
-    """What delivering needs to know of a send; it does not change while the send runs."""
+    """What delivering needs to know of a send; it stays as it is as long as ``version`` does.
+
+    Attributes:
+        rate: requests per second when it was read; it may be changed at any time, without a new version.
+        retry: what differs from the configured retry policy (see :meth:`policy`).
+        trust_rejections: an operator says that mass rejections of this send's tokens are true.
+    """
 
     id: uuid.UUID
     kind: str
@@ -57,6 +63,10 @@ class Send:
     notification: Notification
     called_at: datetime
     expires_at: datetime
+    rate: int | None = None
+    retry: Mapping[str, float] = field(default_factory=dict)
+    trust_rejections: bool = False
+    version: int = 0
 
     @property
     def at_most_once(self) -> bool:
@@ -65,6 +75,10 @@ class Send:
     @property
     def transactional(self) -> bool:
         return self.kind == "transactional"
+
+    def policy(self, configured: RetrySettings) -> RetrySettings:
+        """The retry policy of this send."""
+        return configured.model_copy(update=dict(self.retry)) if self.retry else configured
 
 
 def resolve_app(app: str | None, apps: Mapping[str, AppSettings]) -> str:
@@ -147,10 +161,10 @@ def _insert(
     row = connection.execute(
         text(
             """
-            INSERT INTO sends (id, kind, app, guarantee, idempotency_key, fingerprint, notification, audience, options, state,
-                               error, called_at, send_at, expires_at, finished_at)
+            INSERT INTO sends (id, kind, app, guarantee, idempotency_key, fingerprint, notification, audience, options, rate,
+                               state, error, called_at, send_at, expires_at, finished_at)
             VALUES (:id, :kind, :app, :guarantee, :key, :fingerprint, CAST(:notification AS jsonb), CAST(:audience AS jsonb),
-                    CAST(:options AS jsonb), :state, :error, :called_at, :send_at, :expires_at,
+                    CAST(:options AS jsonb), :rate, :state, :error, :called_at, :send_at, :expires_at,
                     CASE WHEN :state = 'failed' THEN now() END)
             ON CONFLICT (id) DO NOTHING
             RETURNING id
@@ -165,7 +179,10 @@ def _insert(
             "fingerprint": submission.fingerprint(),
             "notification": _json(document["notification"]),
             "audience": _json(document["audience"]),
-            "options": _json({"platforms": list(platforms)}),
+            "options": _json(
+                {"platforms": list(platforms)} | ({"retry": submission.retry} if submission.retry else {})
+            ),
+            "rate": submission.rate,
             "state": "failed" if error else "scheduled",
             "error": error,
             "called_at": submission.called_at,
@@ -219,7 +236,9 @@ def start_planning(connection: Connection, settings: Settings, send_id: uuid.UUI
 def load(connection: Connection, send_id: uuid.UUID) -> Send:
     """Raises UnknownSend when there is none."""
     row = connection.execute(
-        text("SELECT kind, app, guarantee, notification, called_at, expires_at FROM sends WHERE id = :id"),
+        text(
+            "SELECT kind, app, guarantee, notification, called_at, expires_at, rate, options, version FROM sends WHERE id = :id"
+        ),
         {"id": send_id},
     ).first()
     if row is None:
@@ -232,6 +251,10 @@ def load(connection: Connection, send_id: uuid.UUID) -> Send:
         parse_notification(row.notification),
         row.called_at,
         row.expires_at,
+        row.rate,
+        row.options.get("retry", {}),
+        row.options.get("trust_rejections", False),
+        row.version,
     )
 
 
@@ -258,7 +281,7 @@ def finish_complete(connection: Connection, send_id: uuid.UUID) -> bool:
             """
             UPDATE sends s SET state = 'done', finished_at = now()
             WHERE s.id = :id AND s.state = 'sending' AND s.planned_at IS NOT NULL
-              AND NOT EXISTS (SELECT FROM send_batches b WHERE b.send_id = s.id AND b.state <> 'done')
+              AND NOT EXISTS (SELECT FROM send_batches b WHERE b.send_id = s.id AND b.state NOT IN ('done', 'parked'))
             RETURNING s.id
             """
         ),

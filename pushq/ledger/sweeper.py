@@ -155,7 +155,7 @@ def _finish(database: Database) -> None:
                     """
                     SELECT s.id FROM sends s
                     WHERE s.state = 'sending'
-                      AND NOT EXISTS (SELECT FROM send_batches b WHERE b.send_id = s.id AND b.state <> 'done')
+                      AND NOT EXISTS (SELECT FROM send_batches b WHERE b.send_id = s.id AND b.state NOT IN ('done', 'parked'))
                     ORDER BY s.created_at LIMIT :limit
                     """
                 ),

@@ -107,6 +107,8 @@ class SendBroadcast(EntryTask):
         guarantee: Guarantee = "at_most_once",
         idempotency_key: str | None = None,
         send_at: datetime | str | None = None,
+        rate: int | None = None,
+        retry: Mapping[str, float] | None = None,
     ) -> Submission:
         return submit(
             "broadcast",
@@ -116,6 +118,8 @@ class SendBroadcast(EntryTask):
             guarantee=guarantee,
             idempotency_key=idempotency_key,
             send_at=send_at,
+            rate=rate,
+            retry=retry,
             called_at=datetime.now(UTC),
         )
 
@@ -135,6 +139,8 @@ class SendNotification(EntryTask):
         guarantee: Guarantee = "at_least_once",
         idempotency_key: str | None = None,
         send_at: datetime | str | None = None,
+        rate: int | None = None,
+        retry: Mapping[str, float] | None = None,
     ) -> Submission:
         audience: dict[str, Any] = {"user_ids": user_ids}
         if platforms is not None:
@@ -147,6 +153,8 @@ class SendNotification(EntryTask):
             guarantee=guarantee,
             idempotency_key=idempotency_key,
             send_at=send_at,
+            rate=rate,
+            retry=retry,
             called_at=datetime.now(UTC),
         )
 

@@ -84,6 +84,8 @@ CREATE TABLE sends (
     notification    jsonb       NOT NULL,
     audience        jsonb       NOT NULL,
     options         jsonb       NOT NULL DEFAULT '{}',
+    rate            integer     CHECK (rate > 0),
+    version         integer     NOT NULL DEFAULT 0,
     state           text        NOT NULL
                     CHECK (state IN ('scheduled', 'planning', 'sending', 'paused', 'done', 'failed', 'cancelled')),
     error           text,
@@ -95,6 +97,8 @@ CREATE TABLE sends (
     finished_at     timestamptz,
     UNIQUE (app, idempotency_key)
 );
+COMMENT ON COLUMN sends.rate IS 'requests per second of all workers together; null: no limit of its own';
+COMMENT ON COLUMN sends.version IS 'changes with whatever a worker may have kept of the row: expires_at, options';
 CREATE INDEX sends_open ON sends (created_at) WHERE state IN ('scheduled', 'planning', 'sending', 'paused');
 CREATE INDEX sends_recent ON sends (created_at DESC, id);
 CREATE INDEX sends_ended ON sends (finished_at) WHERE state IN ('done', 'failed', 'cancelled');
@@ -149,7 +153,7 @@ COMMENT ON COLUMN send_batches.due_at IS
     'when the sweeper looks at it: queued = publish again, running = the lease is over, retry = publish again';
 CREATE INDEX send_batches_planned ON send_batches (send_id, platform, batch_no) WHERE state = 'planned';
 CREATE INDEX send_batches_flight  ON send_batches (send_id, platform) WHERE state IN ('queued', 'running', 'retry');
-CREATE INDEX send_batches_open    ON send_batches (send_id) WHERE state <> 'done';
+CREATE INDEX send_batches_open    ON send_batches (send_id) WHERE state NOT IN ('done', 'parked');
 CREATE INDEX send_batches_due     ON send_batches (due_at) WHERE state IN ('queued', 'running', 'retry');
 """
 
