@@ -29,6 +29,8 @@ class Transport(Protocol):
     """What a connection needs from :class:`pushq.http2.network.Channel`."""
 
     @property
+    def peer(self) -> str: ...
+    @property
     def has_output(self) -> bool: ...
     @property
     def delivered(self) -> int: ...
@@ -99,6 +101,16 @@ class Connection:
     @property
     def alive(self) -> bool:
         return self.end_reason is None
+
+    @property
+    def answered_at(self) -> float:
+        """When the last answer came; when the connection was opened if none did."""
+        return self._answered_at
+
+    @property
+    def peer(self) -> str:
+        """The address that it is connected to."""
+        return self._channel.peer
 
     @property
     def takes_requests(self) -> bool:

@@ -1,4 +1,4 @@
-"""The scheduler beneath the pool: with :mod:`pushq.http2.network`, the only module here that knows gevent.
+"""The scheduler beneath the pool. Beside it only the modules at the socket (network, dialer, racing) know gevent.
 
 gevent's own primitives are used instead of patched ones, so that the pool works the same in a patched worker and in an
 unpatched process such as a test.
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import gevent
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 
 
 class Signal:
@@ -29,6 +30,21 @@ class Signal:
     def wait(self, timeout: float | None = None) -> bool:
         """True if the signal is set, False after ``timeout`` seconds without."""
         return bool(self._event.wait(timeout))
+
+
+class Turn:
+    """One at a time, first come first served. A context manager."""
+
+    __slots__ = ("_semaphore",)
+
+    def __init__(self) -> None:
+        self._semaphore = BoundedSemaphore(1)
+
+    def __enter__(self) -> None:
+        self._semaphore.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._semaphore.release()
 
 
 class Task:
@@ -53,3 +69,8 @@ class Task:
 def pause(seconds: float) -> None:
     """Let others run; 0 for just one turn."""
     gevent.sleep(seconds)
+
+
+def scheduler() -> object:
+    """What runs the greenlets of this thread: the same object for as long as they can meet."""
+    return gevent.get_hub()

@@ -1,4 +1,4 @@
-"""TLS connections over gevent sockets.
+"""A TLS stream over a gevent socket.
 
 The TLS engine is an ``SSLObject`` between two memory buffers, and the socket beneath it is read 256 KB at a time: one
 system call then serves hundreds of answers, where an ``SSLSocket`` makes one or two per TLS record of 16 KB. Writing is the same
@@ -8,19 +8,15 @@ the other way round.
 from __future__ import annotations
 
 import contextlib
-import socket as constants
 import ssl
 from collections.abc import Callable
 
-import gevent
 from gevent import socket
 
-from pushq.errors import SettingsError
-from pushq.http2.errors import ConnectFailed, ConnectionLost
+from pushq.http2.errors import ConnectionLost
 from pushq.http2.reasons import Reason
-from pushq.http2.settings import Origin
 
-_READ_SIZE = 256 * 1024
+READ_SIZE = 256 * 1024
 #: Plaintext of a TLS record, at most (RFC 8446 section 5.1).
 _RECORD_SIZE = 16 * 1024
 #: Encrypted at a time: what a stalled peer makes us hold beside the plaintext.
@@ -31,7 +27,11 @@ _NO_RECORDS = memoryview(b"")
 
 
 class Channel:
-    """A connected, verified TLS stream. One greenlet may read while another writes."""
+    """A connected, verified TLS stream. One greenlet may read while another writes.
+
+    Attributes:
+        peer: the address that it is connected to (the proxy's, if there is one); "" if that is gone already.
+    """
 
     def __init__(
         self,
@@ -46,13 +46,14 @@ class Channel:
         self._incoming = incoming
         self._outgoing = outgoing
         self._keep_session: Callable[[ssl.SSLSession | None], None] | None = keep_session
-        self._buffer = bytearray(_READ_SIZE)
+        self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
         self._ended = False
         self._sending = False
         self._written = 0  # plaintext of the current send whose records the system has taken
         self._records = _NO_RECORDS  # those that it is taking
         self._taken = 0
+        self.peer = _peer(sock)
 
     def receive(self) -> bytes:
         """Block until data comes; ``b""`` at the peer's end of the stream.
@@ -70,7 +71,7 @@ class Channel:
             try:
                 size = self._sock.recv_into(self._buffer)
             except OSError as error:
-                raise ConnectionLost(Reason.CONNECTION_LOST, _describe(error)) from error
+                raise ConnectionLost(Reason.CONNECTION_LOST, describe(error)) from error
             if size == 0:
                 self._ended = True
             else:
@@ -89,7 +90,7 @@ class Channel:
                 self._ended = True
                 break
             except ssl.SSLError as error:
-                raise ConnectionLost(Reason.TLS_FAILED, _describe(error)) from error
+                raise ConnectionLost(Reason.TLS_FAILED, describe(error)) from error
             if not part:
                 self._ended = True
                 break
@@ -123,7 +124,7 @@ class Channel:
                 for start in range(0, len(data), _WRITE_SIZE):
                     self._write(view[start : start + _WRITE_SIZE])
         except OSError as error:  # ssl.SSLError is one too
-            raise ConnectionLost(Reason.CONNECTION_LOST, _describe(error)) from error
+            raise ConnectionLost(Reason.CONNECTION_LOST, describe(error)) from error
         finally:
             self._sending = False
 
@@ -161,114 +162,12 @@ class Channel:
         self._sock.close()
 
 
-class Dialer:
-    """Makes connections to one origin: a fresh DNS look-up for each, always verified, ALPN ``h2``, TLS session reuse."""
-
-    def __init__(self, origin: Origin) -> None:
-        """Raises:
-        SettingsError: a certificate or key file cannot be used.
-        """
-        self._origin = origin
-        self._context = _context(origin)
-        self._session: ssl.SSLSession | None = None
-
-    def connect(self, timeout_s: float) -> Channel:
-        """A connected channel, after the TLS handshake.
-
-        Raises:
-            ConnectFailed: with the reason; also after ``timeout_s``.
-        """
-        deadline = gevent.Timeout(timeout_s)
-        deadline.start()
-        try:
-            return self._handshake(self._open_socket())
-        except gevent.Timeout as expired:
-            if expired is not deadline:
-                raise
-            raise ConnectFailed(
-                Reason.CONNECT_TIMEOUT, f"{self._where} not connected in {timeout_s:g} s"
-            ) from None
-        finally:
-            deadline.close()
-
-    @property
-    def _where(self) -> str:
-        return f"{self._origin.host}:{self._origin.port}"
-
-    def _open_socket(self) -> socket.socket:
-        """The first address that accepts. The place where a proxy would come in."""
-        try:
-            addresses = socket.getaddrinfo(
-                self._origin.host, self._origin.port, 0, constants.SOCK_STREAM, constants.IPPROTO_TCP
-            )
-        except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot even be asked for
-            raise ConnectFailed(Reason.DNS, f"{self._origin.host}: {_describe(error)}") from error
-        failure: OSError | None = None
-        for family, kind, protocol, _, address in addresses:
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.connect(address)
-            except OSError as error:
-                sock.close()
-                failure = error
-            except BaseException:  # the time-out or a kill; the socket must not leak
-                sock.close()
-                raise
-            else:
-                sock.setsockopt(constants.IPPROTO_TCP, constants.TCP_NODELAY, 1)
-                sock.setsockopt(constants.SOL_SOCKET, constants.SO_KEEPALIVE, 1)
-                return sock
-        if isinstance(failure, ConnectionRefusedError):
-            raise ConnectFailed(Reason.CONNECT_REFUSED, f"{self._where} refused the connection") from failure
-        detail = _describe(failure) if failure is not None else "no address"
-        raise ConnectFailed(Reason.CONNECT_FAILED, f"{self._where}: {detail}") from failure
-
-    def _handshake(self, sock: socket.socket) -> Channel:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = self._context.wrap_bio(
-            incoming,
-            outgoing,
-            server_hostname=self._origin.server_name or self._origin.host,
-            session=self._session,
-        )
-        try:
-            while True:
-                try:
-                    tls.do_handshake()
-                except ssl.SSLWantReadError:
-                    sock.sendall(outgoing.read())
-                    data = sock.recv(_READ_SIZE)
-                    if not data:
-                        raise ConnectFailed(
-                            Reason.TLS_FAILED, f"{self._where} hung up in the handshake"
-                        ) from None
-                    incoming.write(data)
-                else:
-                    break
-            sock.sendall(outgoing.read())
-            if tls.selected_alpn_protocol() != "h2":
-                raise ConnectFailed(Reason.NO_ALPN_H2, f"{self._where} does not offer HTTP/2 (ALPN h2)")
-        except ssl.SSLCertVerificationError as error:
-            self._reject(sock, outgoing)
-            raise ConnectFailed(Reason.TLS_VERIFY_FAILED, f"{self._where}: {error.verify_message}") from error
-        except OSError as error:  # ssl.SSLError is one too
-            self._reject(sock, outgoing)
-            raise ConnectFailed(Reason.TLS_FAILED, f"{self._where}: {_describe(error)}") from error
-        except BaseException:
-            sock.close()
-            raise
-        return Channel(sock, tls, incoming, outgoing, self._remember)
-
-    def _reject(self, sock: socket.socket, outgoing: ssl.MemoryBIO) -> None:
-        """Send the TLS alert that explains our refusal, if that is possible without waiting, and close."""
-        self._session = None
-        with contextlib.suppress(OSError):
-            sock.send(outgoing.read(), 0, 0.0)
-        sock.close()
-
-    def _remember(self, session: ssl.SSLSession | None) -> None:
-        if session is not None:
-            self._session = session
+def _peer(sock: socket.socket) -> str:
+    try:
+        host, port = sock.getpeername()[:2]
+    except OSError:
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _plaintext(records: memoryview, taken: int) -> int:
@@ -282,28 +181,6 @@ def _plaintext(records: memoryview, taken: int) -> int:
     return octets
 
 
-def _context(origin: Origin) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=str(origin.ca_file) if origin.ca_file else None)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsError(
-            f"ca_file {origin.ca_file}: {_describe(error)}; expected a PEM file of certificates"
-        ) from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["h2"])
-    if origin.client_cert is not None:
-        try:
-            context.load_cert_chain(
-                origin.client_cert, origin.client_key, password=lambda: ""
-            )  # never a prompt on the terminal
-        except (OSError, ssl.SSLError) as error:
-            raise SettingsError(
-                f"client_cert {origin.client_cert}, client_key {origin.client_key}: {_describe(error)}; "
-                "expected a PEM certificate and its unencrypted key"
-            ) from error
-    return context
-
-
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """An error in words, never empty."""
     return str(error) or type(error).__name__

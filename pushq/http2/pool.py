@@ -18,11 +18,11 @@ from typing import Protocol
 from pushq.http2.burst import Answer, Burst
 from pushq.http2.connection import Connection, Transport
 from pushq.http2.core import Core
+from pushq.http2.dialer import Dialer
 from pushq.http2.errors import ConnectFailed, PeerViolation, PoolClosed, PoolSaturated
 from pushq.http2.events import GoAwayReceived
 from pushq.http2.frames import DEFAULT_HEADER_TABLE_SIZE, ErrorCode
 from pushq.http2.greenlets import Signal, Task, pause
-from pushq.http2.network import Dialer
 from pushq.http2.queue import BurstQueue
 from pushq.http2.reasons import Reason
 from pushq.http2.settings import Origin, PoolSettings
@@ -57,7 +57,7 @@ class NullObserver:
 
 
 class Connector(Protocol):
-    """Makes channels; :class:`pushq.http2.network.Dialer` is the real one."""
+    """Makes channels; :class:`pushq.http2.dialer.Dialer` is the real one."""
 
     def connect(self, timeout_s: float) -> Transport: ...
 

@@ -17,6 +17,14 @@ class Reason(StrEnum):
     TLS_FAILED = "tls_failed"
     NO_ALPN_H2 = "no_alpn_h2"
     NO_SETTINGS = "no_settings"
+    PROXY_UNREACHABLE = "proxy_unreachable"
+    PROXY_TIMEOUT = "proxy_timeout"
+    PROXY_TLS_FAILED = "proxy_tls_failed"
+    PROXY_AUTH = "proxy_auth"
+    PROXY_FORBIDDEN = "proxy_forbidden"
+    PROXY_BAD_GATEWAY = "proxy_bad_gateway"
+    PROXY_REFUSED = "proxy_refused"
+    PROXY_PROTOCOL = "proxy_protocol"
 
     # Why a connection ended, or takes no new requests.
     CONNECTION_LOST = "connection_lost"
@@ -27,6 +35,10 @@ class Reason(StrEnum):
     RETIRED_BY_ANSWER = "retired_by_answer"
     WEDGED = "wedged"
     STREAMS_EXHAUSTED = "streams_exhausted"
+    IDLE_CLOSED = (
+        "idle_closed"  # by the peer, with nothing in flight and after a while of silence: no fault of anybody
+    )
+    SURPLUS = "surplus"  # by us: more connections than the work needs
     INTERNAL_ERROR = "internal_error"
 
     # Why a single request ended without an answer.

@@ -27,6 +27,7 @@ class Line:
     """
 
     has_output = False
+    peer = "a line"
 
     def __init__(self, share: float) -> None:
         self.delivered = 0
