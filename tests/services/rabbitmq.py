@@ -1,4 +1,4 @@
-"""A private RabbitMQ of one node, with quorum queues and the management API.
+"""A private RabbitMQ of one node or of several, with quorum queues and the management API.
 
 The server's own start script is called, not the distribution's wrapper on PATH, which demands to be root or rabbitmq. Erlang's
 name server (epmd) is private as well and started here, because the one Erlang starts by itself outlives everything.
@@ -64,7 +64,13 @@ def find_rabbitmq() -> Installation:
 
 
 class RabbitMqServer(Server):
-    """One private node, reachable with a random password on a free port of 127.0.0.1."""
+    """One private node, reachable with a random password on a free port of 127.0.0.1.
+
+    Args:
+        sandbox: an open sandbox.
+        folder: name of its folder in the sandbox, for those who run several.
+        joins: a node that runs when this one starts for the first time: the two become one cluster.
+    """
 
     title = "RabbitMQ"
 
@@ -73,13 +79,19 @@ class RabbitMqServer(Server):
     #: again, and consuming from it answers INTERNAL_ERROR or nothing at all. Seen with RabbitMQ 3.10.8.
     QUEUE_SETTLES_S = 2.0
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(
+        self, sandbox: Sandbox, folder: str = "rabbitmq", *, joins: RabbitMqServer | None = None
+    ) -> None:
         self.installation = find_rabbitmq()
-        super().__init__(sandbox, "rabbitmq")
-        self._password = secrets.token_hex(16)
-        self._api_port, self._distribution_port, self._epmd_port = free_port(), free_port(), free_port()
+        super().__init__(sandbox, folder)
+        self._api_port, self._distribution_port = free_port(), free_port()
         self._epmd: subprocess.Popen[bytes] | None = None
-        self._node = f"r{self.port}@localhost"
+        self._joins = joins
+        # The nodes of a cluster share the account, Erlang's cookie and Erlang's name server.
+        self._password: str = secrets.token_hex(16) if joins is None else joins._password
+        self._cookie: str = secrets.token_hex(16).upper() if joins is None else joins._cookie
+        self._epmd_port: int = free_port() if joins is None else joins._epmd_port
+        self.node = f"r{self.port}@localhost"
 
     def url(self, vhost: str = "/") -> str:
         """``amqp://`` URL of a virtual host, password included."""
@@ -114,7 +126,7 @@ class RabbitMqServer(Server):
             subprocess.TimeoutExpired: it took longer than ``timeout`` seconds.
         """
         answer = subprocess.run(
-            [self.installation.control, "-n", self._node, "--quiet", *arguments],
+            [self.installation.control, "-n", self.node, "--quiet", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -149,15 +161,22 @@ class RabbitMqServer(Server):
             f"management.tcp.port = {self._api_port}",
             "management.tcp.ip = 127.0.0.1",
         ]
+        if self._joins is not None:
+            lines += [
+                "cluster_formation.peer_discovery_backend = classic_config",
+                f"cluster_formation.classic_config.nodes.1 = {self._joins.node}",
+                f"cluster_formation.classic_config.nodes.2 = {self.node}",
+            ]
         for name, text in (
             ("rabbitmq.conf", "\n".join(lines) + "\n"),
             ("enabled_plugins", "[rabbitmq_management].\n"),
+            (".erlang.cookie", self._cookie),
         ):
             (self.folder / name).unlink(missing_ok=True)
             self.sandbox.file(self.folder / name, text)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        if self._epmd is None or self._epmd.poll() is not None:
+        if self._joins is None and (self._epmd is None or self._epmd.poll() is not None):
             # Called by a link in our folder: so the process can be told from other people's.
             link = self.folder / "epmd"
             link.unlink(missing_ok=True)
@@ -189,7 +208,7 @@ class RabbitMqServer(Server):
             "HOME": str(folder),  # where Erlang keeps its cookie
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
@@ -204,6 +223,51 @@ class RabbitMqServer(Server):
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
             " -kernel inet_dist_use_interface {127,0,0,1}",
         }
+
+
+class RabbitMqCluster:
+    """Three nodes that hold every quorum queue three times. ``nodes`` can be killed and started again one by one."""
+
+    def __init__(self, sandbox: Sandbox, size: int = 3) -> None:
+        first = RabbitMqServer(sandbox, "rabbitmq-1")
+        others = [RabbitMqServer(sandbox, f"rabbitmq-{n}", joins=first) for n in range(2, size + 1)]
+        self.nodes = [first, *others]
+
+    def start(self) -> None:
+        """Start all nodes, and return when they know each other: a queue declared before has fewer replicas for ever.
+
+        Raises:
+            EmbeddedError: a node did not start, or did not join.
+        """
+        self.nodes[0].start()
+        for node in self.nodes[1:]:
+            node.launch()
+            node.wait_ready()
+        running = self.running()
+        if len(running) != len(self.nodes):
+            raise EmbeddedError(
+                f"Of {len(self.nodes)} nodes only {', '.join(running)} are in the cluster.", ""
+            )
+
+    def running(self) -> list[str]:
+        """Names of the nodes that run, as the first one that answers knows."""
+        for node in self.nodes:
+            with contextlib.suppress(httpx.HTTPError):
+                return sorted(one["name"] for one in node.api("GET", "/nodes") if one["running"])
+        return []
+
+    def leader(self, queue: str, vhost: str = "/") -> RabbitMqServer:
+        """The node that leads a quorum queue."""
+        for node in self.nodes:
+            with contextlib.suppress(httpx.HTTPError):
+                path = f"/queues/{quote(vhost, safe='')}/{quote(queue, safe='')}"
+                name = node.api("GET", path)["leader"]
+                return next(one for one in self.nodes if one.node == name)
+        raise EmbeddedError(f"No node knows the leader of {queue}.", "")
+
+    def url(self, vhost: str = "/") -> str:
+        """All nodes' URLs with ``;`` between them: Celery goes on to the next when one does not answer."""
+        return ";".join(node.url(vhost) for node in self.nodes)
 
 
 def delete_vhost_quietly(server: RabbitMqServer, name: str) -> None:
