@@ -89,16 +89,16 @@ class Delivery:
             return Step()
         with self._leases.hold(lease):
             try:
-                return _Run(self, lease, self._send(send_id)).go()
+                return _Run(self, lease, self._send(lease)).go()
             except Fenced as exc:
                 log.warning("batch_fenced", extra={**_ids(lease), "reason": str(exc)})
                 return Step()
 
-    def _send(self, send_id: uuid.UUID) -> Send:
-        send = self._sends.get(send_id)
-        if send is None:
+    def _send(self, lease: Lease) -> Send:
+        send = self._sends.get(lease.send_id)
+        if send is None or send.version != lease.send_version:
             with self._database.begin() as connection:
-                send = self._sends[send_id] = sends.load(connection, send_id)
+                send = self._sends[lease.send_id] = sends.load(connection, lease.send_id)
             while len(self._sends) > _KEPT_SENDS:
                 del self._sends[next(iter(self._sends))]
         return send

@@ -39,6 +39,7 @@ class Lease:
         user_ids, device_ids: one entry per recipient, in the order of ``outcomes``.
         outcomes: as of the last settlement; None bytes are never used: a batch that never ran has all pending.
         interrupted: an earlier holder vanished without settling; its journal tells how far it came.
+        send_version: of the send's row: what was kept of the send under another one is out of date.
         lost: set when the lease could not be extended.
     """
 
@@ -52,6 +53,7 @@ class Lease:
     attempt: int
     runs: int
     interrupted: bool
+    send_version: int = 0
     lost: bool = field(default=False, compare=False)
 
     @property
@@ -73,7 +75,7 @@ def acquire(database: Database, send_id: uuid.UUID, batch_no: int, lease_seconds
                 SET state = 'running', lease_token = :token, due_at = now() + make_interval(secs => :lease),
                     runs = b.runs + 1, retry_at = NULL
                 FROM (
-                    SELECT o.lease_token FROM send_batches o JOIN sends s ON s.id = o.send_id
+                    SELECT o.lease_token, s.version FROM send_batches o JOIN sends s ON s.id = o.send_id
                     WHERE o.send_id = :send AND o.batch_no = :no AND s.state IN ('planning', 'sending')
                       AND (o.state = 'queued'
                            OR (o.state = 'retry' AND o.retry_at <= now() + make_interval(secs => :early))
@@ -82,7 +84,7 @@ def acquire(database: Database, send_id: uuid.UUID, batch_no: int, lease_seconds
                 ) before
                 WHERE b.send_id = :send AND b.batch_no = :no
                 RETURNING b.platform, b.user_ids, b.device_ids, b.outcomes, b.attempt, b.runs, b.recipients,
-                          before.lease_token IS NOT NULL AS interrupted
+                          before.lease_token IS NOT NULL AS interrupted, before.version
                 """
             ),
             {"send": send_id, "no": batch_no, "token": token, "lease": lease_seconds, "early": EARLY_S},
@@ -100,6 +102,7 @@ def acquire(database: Database, send_id: uuid.UUID, batch_no: int, lease_seconds
         row.attempt,
         row.runs,
         row.interrupted,
+        row.version,
     )
 
 
