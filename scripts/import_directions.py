@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"database", "logs", "metrics", "migrations", "notification", "redis_client"}),
     frozenset({"http2", "embedded", "mock"}),
     frozenset({"bench", "providers"}),
+    frozenset({"limits"}),
     frozenset({"audience"}),
     frozenset({"submission"}),
     frozenset({"ledger", "tokens"}),

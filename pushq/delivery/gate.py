@@ -6,23 +6,11 @@ The delivery asks right before it hands a chunk to the pool, and reports what ca
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import Protocol
 
+from pushq.limits.grant import Grant
 
-@dataclass(frozen=True)
-class Grant:
-    """An answer to :meth:`Gate.ask`.
-
-    Attributes:
-        permits: requests that may be sent now, at most as many as were wanted.
-        wait_s: without permits, seconds after which to ask again; more than 0.
-        reason: without permits, why: ``rate``, ``send_rate``, ``retry_after`` or ``breaker_open``.
-    """
-
-    permits: int
-    wait_s: float = 0.0
-    reason: str | None = None
+__all__ = ["Gate", "Grant", "OpenGate"]
 
 
 class Gate(Protocol):
@@ -47,7 +35,12 @@ class Gate(Protocol):
         ...
 
     def report(self, app: str, platform: str, *, answered: int, failed: int) -> None:
-        """For the breaker. ``failed``: answers of 5xx, requests without an answer, and chunks without a connection."""
+        """For the breaker; no request counts twice.
+
+        Args:
+            answered: requests with an answer other than 5xx, whatever it says (429 as well).
+            failed: answers of 5xx, requests without an answer, and those of a chunk that found no connection.
+        """
         ...
 
     def hold_off(self, app: str, platform: str, seconds: float) -> None:

@@ -1,0 +1,20 @@
+"""The answer to "may I send?"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a gate grants to somebody who wants to send.
+
+    Attributes:
+        permits: requests that may be sent now, at most as many as were wanted.
+        wait_s: without permits, seconds after which to ask again; more than 0.
+        reason: without permits, why: ``rate``, ``send_rate``, ``retry_after`` or ``breaker_open``.
+    """
+
+    permits: int
+    wait_s: float = 0.0
+    reason: str | None = None
