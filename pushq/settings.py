@@ -167,8 +167,38 @@ class _Frozen(BaseModel):
     )
 
 
-class ApnsSettings(_Frozen):
-    """One app's access to APNs by provider token (a .p8 key)."""
+def _rate(value: object) -> object:
+    if value == "unlimited" or (type(value) is int and 60 <= value <= 1_000_000_000):
+        return value
+    # 0 would rather mean that nothing may be sent.
+    raise ValueError(f'found {value!r}; expected a whole number from 60 to 1000000000, or "unlimited"')
+
+
+RatePerMinute = Annotated[int | Literal["unlimited"], BeforeValidator(_rate)]
+
+
+class LimitSettings(_Frozen):
+    """How fast the whole fleet may send for one app, and when it stops asking a provider that fails.
+
+    Attributes:
+        rate_per_minute: requests in any window of a minute.
+        ramp_up_s: how long an idle fleet takes to reach the full rate, from a tenth of it; 0 is at once.
+        transactional_share: of the burst; broadcasts leave it to transactional sends.
+        local_share: of the limit; what each process may send by itself while Redis is gone.
+        breaker_share: of the requests of the last 10 to 20 s; when so many fail, nothing is sent for a while.
+        breaker_minimum: fewer requests than this say nothing.
+    """
+
+    rate_per_minute: RatePerMinute = "unlimited"
+    ramp_up_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    transactional_share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    local_share: Annotated[float, Field(gt=0, le=1)] = 0.125
+    breaker_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    breaker_minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+
+
+class ApnsSettings(LimitSettings):
+    """One app's access to APNs by provider token (a .p8 key). Apple publishes no limit of a rate."""
 
     team_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")]
     key_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")]
@@ -181,9 +211,10 @@ class ApnsSettings(_Frozen):
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 8
 
 
-class FcmSettings(_Frozen):
-    """One app's access to FCM by service account."""
+class FcmSettings(LimitSettings):
+    """One app's access to FCM by service account. 600,000 a minute is a project's quota unless Google raised it."""
 
+    rate_per_minute: RatePerMinute = 600_000
     project_id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
     service_account_file: ReadableFile
     url: HttpsOrigin = "https://fcm.googleapis.com"
@@ -235,6 +266,8 @@ class Settings(_Frozen):
     dead_letter_days: Annotated[int, Field(ge=1, le=3650)] = 90
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     events: bool = False
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     retry_max_attempts: Annotated[int, Field(ge=0, le=20)] = 3
     retry_initial_delay: Annotated[float, Field(gt=0, le=3600)] = 1.0
     retry_max_delay: Annotated[float, Field(gt=0, le=86400)] = 30.0

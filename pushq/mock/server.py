@@ -236,6 +236,8 @@ def configuration(ready: dict[str, Any], app: str) -> str:
         + f"\n[apps.{app}.fcm]\n"
         + "".join(line(name, fcm[name]) for name in ("project_id", "service_account_file", "url"))
         + line("ca_file", ready["ca_file"])
+        # The mock has a quota only where a fault sets one.
+        + line("rate_per_minute", "unlimited")
     )
 
 
