@@ -7,13 +7,13 @@ have to say in the core's output and wake it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pushq.http2.burst import Answer
 from pushq.http2.core import Core
 from pushq.http2.errors import ConnectionLost, PeerViolation
-from pushq.http2.events import GoAwayReceived, SettingsReceived
+from pushq.http2.events import Event, GoAwayReceived, SettingsReceived
 from pushq.http2.frames import MAX_STREAM_ID, first_unread_stream
 from pushq.http2.greenlets import Signal, Task, pause
 from pushq.http2.reasons import Reason
@@ -23,6 +23,10 @@ _log = logging.getLogger("pushq.http2")
 
 #: Reads in a row before the others get a turn: data that is there never makes a read wait.
 _READS_PER_TURN = 16
+
+
+#: How long a connection that cannot be written may still be read. The end of the stream is next to come.
+_READ_OUT_S = 1.0
 
 
 class Transport(Protocol):
@@ -65,6 +69,7 @@ class Connection:
         blocked: the queue had work, and streams or windows did not let it out.
         end_reason: why it ended; None while it lives.
         drain_reason: why it takes no new requests; None while it does.
+        unanswered: requests that were in flight when it ended; 0 before.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class Connection:
         self.blocked = False
         self.end_reason: Reason | None = None
         self.drain_reason: Reason | None = None
+        self.unanswered = 0
         self._channel = channel
         self._owner = owner
         self._settings = settings
@@ -156,6 +162,7 @@ class Connection:
             unsent_from = first_unread_stream(self._writing, self._channel.delivered)
         # An end that was announced has the announced reason.
         self.end_reason = self.drain_reason if self.drain_reason is not None else reason
+        self.unanswered = self.core.in_flight
         self.core.abandon(reason, unsent_from=unsent_from)
         self._channel.close(last_words)
         self._ready.set()
@@ -226,26 +233,30 @@ class Connection:
             try:
                 events = core.receive(data)
             except PeerViolation as violation:
+                self._hear(core.events)
                 self._owner.violated(self, violation)
                 self.abort(Reason.PROTOCOL_VIOLATION, str(violation), last_words=core.output())
                 return
             if core.answered != answered:
                 self._answered_at = now
             self.blocked = False
-            for event in events:
-                if isinstance(event, Answer):
-                    self._owner.answered(self, event)
-                elif isinstance(event, SettingsReceived):
-                    self._ready.set()
-                    self._owner.changed(self)
-                else:
-                    self._note_draining(Reason.GOAWAY)
-                    self._owner.went_away(self, event)
+            self._hear(events)
             if core.has_output or core.draining or self._channel.has_output or self._owner.work_waits:
                 self._wake.set()
             turns += 1
             if turns % _READS_PER_TURN == 0:
                 pause(0)
+
+    def _hear(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Answer):
+                self._owner.answered(self, event)
+            elif isinstance(event, SettingsReceived):
+                self._ready.set()
+                self._owner.changed(self)
+            else:
+                self._note_draining(Reason.GOAWAY)
+                self._owner.went_away(self, event)
 
     def _write(self) -> None:
         core, channel, owner = self.core, self._channel, self._owner
@@ -263,11 +274,26 @@ class Connection:
                     break
                 self._sending_since = self._clock()
                 self._writing = core.output()
-                channel.send(self._writing)
+                try:
+                    channel.send(self._writing)
+                except ConnectionLost as lost:
+                    self._read_out(lost)
+                    return
                 self._writing = b""
                 self._sending_since = None
                 if taken and owner.others_could_write(self):
                     pause(0)
+
+    def _read_out(self, lost: ConnectionLost) -> None:
+        """Writing has failed. What the peer said before is still there to be read, and the reader ends with it.
+
+        It may be answers, or a GOAWAY that makes most of what is in flight safe to repeat.
+        """
+        self._sending_since = None
+        self.core.retire()
+        self._owner.changed(self)
+        if not self._ended.wait(_READ_OUT_S):
+            self.abort(lost.reason, lost.detail)
 
     def _note_draining(self, reason: Reason) -> None:
         if self.drain_reason is None:

@@ -63,6 +63,8 @@ BODY_READ = 256 * 1024
 #: Our windows. Answers are small and are consumed as they come, so no peer ever has to wait for these.
 STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 1 << 30
+#: GOAWAYs with something new in them that the owner hears of.
+_GOAWAYS_TOLD = 8
 #: A new connection is due long before the ids end: 2**30 as an id is days at full speed.
 RETIRE_AT_STREAM_ID = 2**30
 
@@ -119,6 +121,7 @@ class Core:
     Attributes:
         peer: the peer's settings.
         answered: requests that ended with an answer so far.
+        events: from the last call of ``receive``, also if it raised.
         draining: no new requests: GOAWAY, ids used up, or ``retire()``.
     """
 
@@ -151,7 +154,8 @@ class Core:
         self._consumed = 0
         self._failed = 0  # requests that ended without an answer, added up
         self._goaway_last_id = MAX_STREAM_ID
-        self._went_away = False
+        self._goaway: tuple[int, bytes] | None = None
+        self._goaways_told = 0
         self._out.put(PREFACE)
         self._out.put(
             settings_frame(
@@ -164,7 +168,7 @@ class Core:
             )
         )
         self._out.put(window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW))
-        self._events: list[Event] = []
+        self.events: list[Event] = []
         self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
             FrameType.DATA: self._on_data,
             FrameType.HEADERS: self._on_headers,
@@ -267,7 +271,7 @@ class Core:
             PeerViolation: the connection is over. Everything before the offending frame has been taken; the output ends
                 with the GOAWAY that says why. Requests in flight wait for :meth:`abandon`.
         """
-        self._events = []
+        self.events = []
         before = len(self._streams) + self._failed
         try:
             self._rest = self._frames(self._rest + data if self._rest else data)
@@ -282,7 +286,7 @@ class Core:
         if self._consumed >= CONNECTION_WINDOW // 2:
             self._out.put(window_update(0, self._consumed))
             self._consumed = 0
-        return self._events
+        return self.events
 
     def ping(self, payload: bytes) -> None:
         """Provoke a frame from a peer that is alive. ``payload`` is 8 octets."""
@@ -341,6 +345,10 @@ class Core:
         while offset <= last:
             word, flags, stream_id = unpack(data, offset)
             if word > _MAX_FRAME_WORD:
+                if not self.peer.received and data.startswith(b"HTTP/"):
+                    raise PeerViolation(
+                        ErrorCode.HTTP_1_1_REQUIRED, "the peer agreed on h2 and speaks HTTP/1"
+                    )
                 raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {word >> 8} octets")
             start = offset + FRAME_HEAD_SIZE
             offset = start + (word >> 8)
@@ -489,7 +497,7 @@ class Core:
         # The acknowledgement goes first: the bodies that follow may already use the new values.
         self._out.put_provoked(frame(FrameType.SETTINGS, ACK, 0))
         self._out.move_stream_windows(self.peer.initial_window_size - before)
-        self._events.append(SettingsReceived())
+        self.events.append(SettingsReceived())
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -512,9 +520,12 @@ class Core:
         above = [open_id for open_id in self._streams if open_id > self._goaway_last_id]
         for open_id in above:
             self._end(open_id, Code.REFUSED, Reason.GOAWAY)
-        if above or not self._went_away:
-            self._events.append(GoAwayReceived(code, last_id, payload[8:], len(above)))
-        self._went_away = True
+        # The first of two may only announce, and the second say why; but nobody needs to hear of a flood.
+        news = (code, payload[8:]) != self._goaway and self._goaways_told < _GOAWAYS_TOLD
+        if above or news:
+            self.events.append(GoAwayReceived(code, last_id, payload[8:], len(above)))
+            self._goaway = code, payload[8:]
+            self._goaways_told += 1
 
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
@@ -553,7 +564,7 @@ class Core:
         chunk = self._streams[stream_id]
         chunk.burst.answers[(stream_id >> 1) + chunk.shift] = answer
         self._end(stream_id, Code.ANSWERED)
-        self._events.append(answer)
+        self.events.append(answer)
 
     def _reset(self, stream_id: int, reason: str, code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> None:
         """A stream error of the peer: the rest of the connection is sound (section 5.4.2)."""

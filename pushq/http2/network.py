@@ -49,6 +49,7 @@ class Channel:
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
         self._ended = False
+        self._failure: ssl.SSLError | None = None
         self._sending = False
         self._written = 0  # plaintext of the current send whose records the system has taken
         self._records = _NO_RECORDS  # those that it is taking
@@ -66,6 +67,8 @@ class Channel:
             if parts:
                 self._save_session()
                 return b"".join(parts)
+            if self._failure is not None:
+                raise ConnectionLost(Reason.TLS_FAILED, describe(self._failure)) from self._failure
             if self._ended:
                 return b""
             try:
@@ -81,7 +84,7 @@ class Channel:
         parts: list[bytes] = []
         tls, incoming = self._tls, self._incoming
         # Asking only while something is there saves an exception per call.
-        while incoming.pending or tls.pending():
+        while self._failure is None and (incoming.pending or tls.pending()):
             try:
                 part = tls.read(_RECORD_SIZE)
             except ssl.SSLWantReadError:
@@ -90,7 +93,9 @@ class Channel:
                 self._ended = True
                 break
             except ssl.SSLError as error:
-                raise ConnectionLost(Reason.TLS_FAILED, describe(error)) from error
+                # Told when what came before it has been taken: answers may stand in front of an alert.
+                self._failure = error
+                break
             if not part:
                 self._ended = True
                 break

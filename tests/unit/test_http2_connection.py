@@ -47,7 +47,9 @@ class Line:
     def send(self, data: bytes) -> None:
         if self.answered:
             self.delivered = int(len(data) * self._share)
-            raise ConnectionLost(Reason.CONNECTION_LOST, "broken pipe")
+            broken = ConnectionLost(Reason.CONNECTION_LOST, "broken pipe")
+            self.to_client.put(broken)
+            raise broken
         if b"com.example.shop" in data:
             self.answered = True
             self.to_client.put(OK_TO_FIRST)
