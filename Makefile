@@ -9,10 +9,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
-.PHONY: help venv demo test services check format flower clean
+.PHONY: help venv demo bench-wire test services check format flower clean
 
 help:  ## list these commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 $(READY): pyproject.toml constraints.txt scripts/make-venv
 	@scripts/make-venv "$(PYTHON)" "$(VENV)"
@@ -41,6 +41,10 @@ format: $(READY)  ## put the code into the format that check asks for
 
 flower: $(READY)  ## Flower on http://127.0.0.1:5555 for the broker in PUSHQ_BROKER_URL
 	$(BIN)/celery -A pushq.app flower --address=127.0.0.1 --port=5555
+
+bench-wire: $(READY)  ## compare the sender with other HTTP/2 clients, about six minutes (ARGS='--rounds 1 --scale 0.1')
+	$(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.wire --write $(ARGS)
 
 clean:  ## remove the environment, caches and what a crashed demo left behind
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m pushq.embedded.sweep || true; fi
