@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -163,6 +164,8 @@ def wire(
         **options,
     )
     _check(load)
+    # What the pool would log is in the result or in the error.
+    logging.getLogger("pushq").addHandler(logging.NullHandler())
     out = console(stderr=True)
     with _progress(load.requests, out) as progress:
         result = measure(load, progress)
@@ -239,13 +242,12 @@ def _progress(total: int, out: Console) -> Iterator[Callable[[int], None] | None
 
 def _print(out: Console, load: WireLoad, result: WireResult) -> None:
     bodies = "a body for each" if load.distinct_bodies else "one body for all"
-    table = Table(
-        title=f"{load.requests:,} requests, {load.connections} connections, bodies of {load.body_bytes:,} bytes, {bodies}",
-        title_justify="left",
-        box=None,
-        show_header=False,
-        pad_edge=False,
+    out.print(
+        f"{load.requests:,} requests, {load.connections} connection{'s' * (load.connections > 1)}, "
+        f"bodies of {load.body_bytes:,} bytes, {bodies}",
+        soft_wrap=True,
     )
+    table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_row(f"{result.requests:,}", "requests")
