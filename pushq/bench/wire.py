@@ -15,8 +15,8 @@ from pushq.bench.memory import peak_rss_mb, rss_mb
 from pushq.bench.requests import BURST_REQUESTS, bursts
 from pushq.errors import PushqError
 from pushq.http2 import Burst, Code, HeaderTemplate, Origin, Pool, PoolSettings, Reason
+from pushq.http2.figures import NullObserver
 from pushq.http2.greenlets import pause
-from pushq.http2.pool import NullObserver
 
 #: How often a measurement that waits looks whether there is still hope.
 _LOOK_S = 0.25

@@ -6,7 +6,9 @@ Greenlets wait, so a process that uses a :class:`Pool` runs its other work in gr
 from pushq.http2.burst import Answer, Burst, Code
 from pushq.http2.errors import BurstMisused, Http2Error, PoolClosed, PoolSaturated
 from pushq.http2.events import GoAwayReceived
-from pushq.http2.pool import Pool, PoolObserver, PoolStats, never
+from pushq.http2.figures import ConnectionState, ConnectionStats, PoolObserver, PoolStats
+from pushq.http2.pool import Pool, never
+from pushq.http2.proxy import Proxy
 from pushq.http2.reasons import Reason
 from pushq.http2.settings import Origin, PoolSettings
 from pushq.http2.templates import HeaderTemplate
@@ -16,6 +18,8 @@ __all__ = [
     "Burst",
     "BurstMisused",
     "Code",
+    "ConnectionState",
+    "ConnectionStats",
     "GoAwayReceived",
     "HeaderTemplate",
     "Http2Error",
@@ -26,6 +30,7 @@ __all__ = [
     "PoolSaturated",
     "PoolSettings",
     "PoolStats",
+    "Proxy",
     "Reason",
     "never",
 ]

@@ -1,8 +1,7 @@
 """The connections to one origin, and the queue in front of them.
 
-The mutable state is the queue, the list of connections, and the count of failed attempts in a row. Connections are opened by
-one greenlet, so there is never more than one attempt at a time; another one looks at every time-out. All of it runs in
-one thread, and only ``submit``, ``close`` and those greenlets ever wait.
+The mutable state is the queue and the members. One greenlet opens connections, another looks at every time-out and closes what is not
+needed any more. All of it runs in one thread, and only ``submit``, ``close`` and those greenlets ever wait.
 """
 
 from __future__ import annotations
@@ -13,82 +12,69 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from pushq.http2.burst import Answer, Burst
 from pushq.http2.connection import Connection, Transport
 from pushq.http2.core import Core
 from pushq.http2.dialer import Dialer
-from pushq.http2.errors import ConnectFailed, PeerViolation, PoolClosed, PoolSaturated
+from pushq.http2.errors import PeerViolation, PoolClosed, PoolSaturated
 from pushq.http2.events import GoAwayReceived
+from pushq.http2.figures import ConnectionState, ConnectionStats, NullObserver, PoolObserver, PoolStats
 from pushq.http2.frames import DEFAULT_HEADER_TABLE_SIZE, ErrorCode
+from pushq.http2.gate import admission
 from pushq.http2.greenlets import Signal, Task, pause
+from pushq.http2.opening import Connector, Opener
+from pushq.http2.proxy import Proxy
 from pushq.http2.queue import BurstQueue
 from pushq.http2.reasons import Reason
 from pushq.http2.settings import Origin, PoolSettings
+from pushq.http2.sizing import Idle, Latency, Load, Need, need, surplus
 
 _log = logging.getLogger("pushq.http2")
 
-#: A connection that ends this soon without one answer is a failed attempt: the peer lets us in and throws us out again.
+#: A connection that answers and is this old works. One that ends earlier makes the next attempt wait.
+_PROVEN_S = 1.0
+#: One that this old has answered nothing was at least not thrown out at once.
 _YOUNG_S = 10.0
 #: How long a connection that awaits its first answer keeps the pool from opening another.
 _WARMING_S = 2.0
+#: While work waits, its writers ask for more connections no more often than this.
+_ASK_EVERY_S = 0.005
+#: How often the state of each connection is logged, at level DEBUG.
+_REPORT_EVERY_S = 30.0
 
-
-class PoolObserver(Protocol):
-    """Hears what a pool counts. Labels are closed sets; requests are counted by who reads the bursts."""
-
-    def connection_opened(self, pool: str) -> None: ...
-    def connection_ended(self, pool: str, reason: Reason) -> None: ...
-    def connect_failed(self, pool: str, reason: Reason) -> None: ...
-    def goaway_received(self, pool: str, code: int) -> None: ...
-    def exhausted(self, pool: str) -> None:
-        """Work waits, all connections are full, and their number is at its maximum."""
-
-
-class NullObserver:
-    """Nobody listens."""
-
-    def connection_opened(self, pool: str) -> None: ...
-    def connection_ended(self, pool: str, reason: Reason) -> None: ...
-    def connect_failed(self, pool: str, reason: Reason) -> None: ...
-    def goaway_received(self, pool: str, code: int) -> None: ...
-    def exhausted(self, pool: str) -> None: ...
-
-
-class Connector(Protocol):
-    """Makes channels; :class:`pushq.http2.dialer.Dialer` is the real one."""
-
-    def connect(self, timeout_s: float) -> Transport: ...
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStats:
-    """A moment of a pool.
-
-    Attributes:
-        connections, draining: that take requests; that only finish theirs.
-        streams, stream_limit: in use; allowed now, over the connections that take requests.
-        queued: requests that wait.
-        opened, failed, lost, goaways: counts since the start. ``lost`` are ends that we did not decide.
-        last_error: the latest failure in words; "" if there was none.
-    """
-
-    connections: int
-    draining: int
-    streams: int
-    stream_limit: int
-    queued: int
-    opened: int
-    failed: int
-    lost: int
-    goaways: int
-    last_error: str
+#: Ends that were our decision.
+_OURS = frozenset({Reason.POOL_CLOSED, Reason.RETIRED_BY_ANSWER, Reason.STREAMS_EXHAUSTED, Reason.SURPLUS})
+#: Of those, the ones that say nothing about the peer.
+_HARMLESS = frozenset({Reason.POOL_CLOSED, Reason.STREAMS_EXHAUSTED, Reason.SURPLUS, Reason.IDLE_CLOSED})
 
 
 def never(answer: Answer) -> bool:
     """No answer retires a connection."""
     return False
+
+
+@dataclass(slots=True)
+class _Member:
+    """What the pool knows of one of its connections.
+
+    Attributes:
+        used_at: when it last took requests; when it was opened if it never did.
+        said_goodbye: the peer announced the end in good order, and nothing was in flight.
+        orderly: the peer announced the end in good order.
+        left: its end was noticed, and what it was worth has been counted.
+    """
+
+    connection: Connection
+    number: int
+    used_at: float
+    said_goodbye: bool = False
+    orderly: bool = False
+    left: bool = False
+
+    @property
+    def idle_since(self) -> float:
+        return max(self.used_at, self.connection.answered_at)
 
 
 class Pool:
@@ -102,6 +88,7 @@ class Pool:
         *,
         retire_on: Callable[[Answer], bool] = never,
         on_goaway: Callable[[GoAwayReceived], None] | None = None,
+        proxy: Proxy | None = None,
         observer: PoolObserver | None = None,
         connector: Connector | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -109,6 +96,7 @@ class Pool:
     ) -> None:
         """``retire_on`` sees every answer with a status other than 200; True means that its connection must be replaced.
         ``on_goaway`` hears every GOAWAY, whose reason may concern the credential. Neither may wait.
+        ``proxy`` is gone through if it covers the origin.
 
         Raises:
             SettingsError: a certificate file of the origin cannot be used.
@@ -119,22 +107,34 @@ class Pool:
         self._retire_on = retire_on
         self._on_goaway = on_goaway
         self._observer = observer if observer is not None else NullObserver()
-        self._connector = connector if connector is not None else Dialer(origin)
         self._clock = clock
-        self._random = random
+        self._opener = Opener(
+            name,
+            connector if connector is not None else Dialer(origin, proxy, random=random),
+            admission(origin.host, origin.port, (origin, proxy)),
+            self._settings,
+            self._observer,
+            clock,
+            random,
+            wanted=self._wants_connection,
+            adopt=self._adopt,
+            complain=self._complain,
+        )
         self._queue = BurstQueue(self._settings.queue_limit)
         self._submitters: deque[Signal] = deque()
         self._connections: list[Connection] = []
+        self._members: dict[Connection, _Member] = {}
         self._header_table_size = self._settings.header_table_size
-        self._failures = 0
-        self._open_after = clock()
-        self._no_connection: Reason | None = None
-        self._exhausted = False
+        self._latency = Latency()
+        self._owed = 0  # connections that were in use when they left, and have no successor yet
+        self._dormant = False  # nobody sends, and the peer closes what we keep open
+        self._at_limit = False
+        self._ask_after = self._shrunk_at = self._reported_at = float("-inf")
         self._started = False
         self._closed = False
-        self._opener_wake = Signal()
         self._tasks: list[Task] = []
-        self._opened = self._failed = self._lost = self._goaways = 0
+        self._numbered = self._answered_before = 0
+        self._lost = self._goaways = self._idle_closed = self._exhausted = 0
         self._last_error = ""
 
     def __repr__(self) -> str:
@@ -156,7 +156,8 @@ class Pool:
             raise PoolClosed(self.name)
         if not self._started:
             self._started = True
-            self._tasks = [Task(self._keep_open), Task(self._keep_time)]
+            self._tasks = [self._opener.start(), Task(self._keep_time)]
+            self._opener.look()
 
     def submit(self, burst: Burst, timeout: float) -> None:
         """Take the burst into the queue. Blocks while the queue is full, first come first served.
@@ -171,6 +172,7 @@ class Pool:
             self._wait_for_room(burst.count, timeout)
         burst.attach(Signal(), self._queue.withdraw)
         self._queue.add(burst, self._clock())
+        self._dormant = False
         self._let_submitters_in()
         self._wake_connections()
 
@@ -182,7 +184,6 @@ class Pool:
         self._queue.clear(Reason.POOL_CLOSED)
         for submitter in self._submitters:
             submitter.set()
-        self._opener_wake.set()
         deadline = self._clock() + grace
         for connection in list(self._connections):
             connection.retire(Reason.POOL_CLOSED)
@@ -201,12 +202,20 @@ class Pool:
             streams=sum(each.core.in_flight for each in self._connections),
             stream_limit=sum(each.core.stream_limit for each in taking),
             queued=self._queue.waiting,
-            opened=self._opened,
-            failed=self._failed,
+            opened=self._opener.opened,
+            failed=self._opener.failed,
             lost=self._lost,
             goaways=self._goaways,
+            idle_closed=self._idle_closed,
+            exhausted=self._exhausted,
+            latency_s=self._latency.seconds,
             last_error=self._last_error,
         )
+
+    def connections(self) -> list[ConnectionStats]:
+        """A row for each connection, the oldest first."""
+        now = self._clock()
+        return [_row(member, now) for member in self._members.values()]
 
     def _wait_for_room(self, count: int, timeout: float) -> None:
         turn = Signal()
@@ -252,8 +261,10 @@ class Pool:
         taken = queue.feed(lambda burst, at_most: core.write(burst, at_most, now, deadline), limit)
         connection.blocked = taken < limit and queue.waiting > 0
         if taken:
+            self._members[connection].used_at = now
             self._let_submitters_in()
-        if queue.waiting:
+        if queue.waiting and now >= self._ask_after:
+            self._ask_after = now + _ASK_EVERY_S
             self._consider_opening()
         return taken
 
@@ -267,9 +278,15 @@ class Pool:
             connection.retire(Reason.RETIRED_BY_ANSWER)
 
     def went_away(self, connection: Connection, event: GoAwayReceived) -> None:
+        member = self._members[connection]
+        member.orderly = event.code == ErrorCode.NO_ERROR
+        if member.orderly and not event.refused and not connection.core.in_flight and self._was_idle(member):
+            member.said_goodbye = True
+            _log.debug("http2_idle_goaway", extra={"pool": self.name})
+            return
         self._goaways += 1
         debug = event.debug[:200].decode("utf-8", "replace")
-        self._last_error = f"GOAWAY {event.code} {debug}".rstrip()
+        self._complain(f"GOAWAY {event.code} {debug}".rstrip())
         self._observer.goaway_received(self.name, event.code)
         _log.info(
             "http2_goaway",
@@ -291,23 +308,61 @@ class Pool:
             self._give_up_stateless_answers()
 
     def changed(self, connection: Connection) -> None:
-        self._opener_wake.set()
+        if connection.core.draining:
+            self._note_leaving(self._members[connection], connection.core.in_flight)
+        self._opener.look()
 
     def ended(self, connection: Connection, reason: Reason, detail: str) -> None:
         self._connections.remove(connection)
-        ours = reason in (Reason.POOL_CLOSED, Reason.RETIRED_BY_ANSWER, Reason.STREAMS_EXHAUSTED)
-        if not ours:
+        member = self._members.pop(connection)
+        self._note_leaving(member, connection.unanswered)
+        self._answered_before += connection.core.answered
+        if member.said_goodbye or (
+            reason == Reason.CONNECTION_LOST and not connection.unanswered and self._was_idle(member)
+        ):
+            reason = Reason.IDLE_CLOSED
+            self._idle_closed += 1
+            # Opened for nothing and closed for nothing: another one would fare no better before there is work for it.
+            if connection.core.next_stream_id == 1 and not self._queue.waiting:
+                self._dormant = True
+        elif reason not in _OURS and not (member.orderly and not connection.unanswered):
             self._lost += 1
-            self._last_error = f"{reason}: {detail}"
-        if connection.core.answered:
-            self._failures = 0
-        elif not ours and self._clock() - connection.opened_at < _YOUNG_S:
-            self._back_off(reason)
+            self._complain(f"{reason}: {detail}")
+        self._judge(connection, member, reason, detail)
         self._observer.connection_ended(self.name, reason)
-        _log.info("http2_connection_ended", extra={"pool": self.name, "reason": reason, "detail": detail})
-        self._opener_wake.set()
+        level = logging.DEBUG if reason == Reason.IDLE_CLOSED else logging.INFO
+        _log.log(
+            level, "http2_connection_ended", extra={"pool": self.name, "reason": reason, "detail": detail}
+        )
+        self._opener.look()
         if self._queue.waiting:
             self._wake_connections()
+
+    def _complain(self, error: str) -> None:
+        self._last_error = error
+
+    def _was_idle(self, member: _Member) -> bool:
+        return self._clock() - member.idle_since >= self._settings.idle_after_s
+
+    def _note_leaving(self, member: _Member, in_flight: int) -> None:
+        """It takes no requests any more. If it was needed, so is another one, before this one has finished its own."""
+        if not member.left:
+            member.left = True
+            if in_flight or self._queue.waiting:
+                self._owed = min(self._owed + 1, self._settings.max_connections)
+
+    def _judge(self, connection: Connection, member: _Member, reason: Reason, detail: str) -> None:
+        """What a connection's end says about the next attempt."""
+        age = self._clock() - connection.opened_at
+        answered = connection.core.answered
+        if age >= _YOUNG_S or (answered and age >= _PROVEN_S):
+            self._opener.proven()
+        elif reason in _HARMLESS or (answered and member.orderly):
+            pass
+        elif answered:
+            self._opener.short_lived(reason)
+        else:
+            self._opener.attempt_failed(reason, detail)
 
     def _give_up_stateless_answers(self) -> None:
         """A peer that stumbles over HEADER_TABLE_SIZE = 0 gets HTTP/2's default from now on."""
@@ -330,98 +385,71 @@ class Pool:
 
     def _consider_opening(self) -> None:
         if self._wants_connection():
-            self._opener_wake.set()
+            self._opener.look()
 
     def _wants_connection(self) -> bool:
         """Whether one more connection is needed now."""
-        taking = [each for each in self._connections if each.takes_requests]
-        settings = self._settings
-        if (
-            self._closed
-            or sum(each.core.draining for each in self._connections) >= 2 * settings.max_connections
-        ):
-            return (
-                False  # so many that still drain: something is wrong with the peer, and more would not help
-            )
-        if len(taking) < settings.min_connections:
-            return True
-        if not self._queue.waiting:
-            self._exhausted = False
+        if self._closed:
             return False
         now = self._clock()
-        if any(not each.full or (each.core.warming and now - each.opened_at < _WARMING_S) for each in taking):
-            return False
-        if len(taking) < settings.max_connections:
-            return True
-        if not self._exhausted:
-            self._exhausted = True
+        taking = [each for each in self._connections if each.takes_requests]
+        streams = sum(each.core.in_flight for each in taking)
+        waiting = self._queue.waiting
+        if not waiting and not streams:
+            self._owed = 0  # what was needed then is not needed now
+        oldest = min(
+            (each.core.oldest_written_at for each in taking if each.core.oldest_written_at is not None),
+            default=now,
+        )
+        verdict = need(
+            Load(
+                taking=len(taking),
+                draining=sum(each.core.draining for each in self._connections),
+                owed=self._owed,
+                dormant=self._dormant,
+                queued=waiting,
+                all_full=not any(
+                    not each.full or (each.core.warming and now - each.opened_at < _WARMING_S)
+                    for each in taking
+                ),
+                streams=streams,
+                latency_s=self._latency.at_least(now - oldest),
+            ),
+            self._settings,
+        )
+        if verdict is Need.MORE_THAN_ALLOWED and not self._at_limit:
+            self._at_limit = True
+            self._exhausted += 1
             self._observer.exhausted(self.name)
             _log.info(
                 "http2_pool_exhausted",
-                extra={"pool": self.name, "connections": len(taking), "queued": self._queue.waiting},
+                extra={"pool": self.name, "connections": len(taking), "queued": waiting},
             )
-        return False
+        elif not waiting:
+            self._at_limit = False
+        return verdict is Need.CONNECTION
 
-    # Opening connections
-
-    def _keep_open(self) -> None:
-        """The opener: one attempt at a time, spaced, and with back-off after failures."""
-        while not self._closed:
-            self._opener_wake.wait()
-            self._opener_wake.clear()
-            while self._wants_connection():
-                wait = self._open_after - self._clock()
-                if wait > 0:
-                    pause(wait)
-                    continue  # by now it may not be wanted any more
-                try:
-                    self._open_one()
-                except ConnectFailed as failure:
-                    self._connect_failed(failure.reason, failure.detail)
-                except Exception as error:  # noqa: BLE001 - a fault of ours must not end the opener
-                    _log.exception("http2_connect_fault", extra={"pool": self.name})
-                    self._connect_failed(Reason.INTERNAL_ERROR, repr(error))
-
-    def _open_one(self) -> None:
-        settings = self._settings
-        started = self._clock()
-        channel = self._connector.connect(settings.connect_timeout_s)
+    def _adopt(self, channel: Transport, timeout_s: float) -> bool:
+        """For the opener: make a connection of the channel. False if it ended, or had to be ended, before its SETTINGS came."""
         core = Core(
             self._origin.authority,
-            max_streams=settings.max_streams,
-            stream_ceiling=settings.stream_ceiling,
+            max_streams=self._settings.max_streams,
+            stream_ceiling=self._settings.stream_ceiling,
             header_table_size=self._header_table_size,
-            first_request_alone=settings.first_request_alone,
+            first_request_alone=self._settings.first_request_alone,
         )
-        connection = Connection(channel, core, self, settings, self._clock)
+        connection = Connection(channel, core, self, self._settings, self._clock)
+        self._numbered += 1
         self._connections.append(connection)
+        self._members[connection] = _Member(connection, self._numbered, connection.opened_at)
         connection.start()
-        left = settings.connect_timeout_s - (self._clock() - started)
-        if not connection.wait_ready(max(0.1, left)):
+        if not connection.wait_ready(timeout_s):
             if connection.end_reason is None:
-                connection.abort(Reason.NO_SETTINGS, f"no SETTINGS in {settings.connect_timeout_s:g} s")
-            return  # its end has been counted
-        self._opened += 1
-        self._no_connection = None
-        self._open_after = self._clock() + settings.open_spacing_s
-        self._observer.connection_opened(self.name)
-        _log.info("http2_connection_opened", extra={"pool": self.name, "seconds": self._clock() - started})
+                connection.abort(Reason.NO_SETTINGS, f"no SETTINGS in {self._settings.connect_timeout_s:g} s")
+            return False
+        self._owed = max(0, self._owed - 1)
         self._wake_connections()
-
-    def _connect_failed(self, reason: Reason, detail: str) -> None:
-        self._last_error = f"{reason}: {detail}"
-        self._back_off(reason)
-        _log.warning("http2_connect_failed", extra={"pool": self.name, "reason": reason, "detail": detail})
-
-    def _back_off(self, reason: Reason) -> None:
-        """Count a failed attempt. Full jitter: a fleet that lost its peer must not come back as one."""
-        settings = self._settings
-        self._failed += 1
-        self._no_connection = reason
-        ceiling = min(settings.backoff_max_s, settings.backoff_min_s * 2 ** min(self._failures, 16))
-        self._failures += 1
-        self._open_after = self._clock() + ceiling * self._random()
-        self._observer.connect_failed(self.name, reason)
+        return True
 
     # Time
 
@@ -436,8 +464,66 @@ class Pool:
     def _tick(self, now: float) -> None:
         for connection in list(self._connections):
             connection.tick(now)
-        live = any(each.takes_requests for each in self._connections)
-        reason = Reason.QUEUE_TIMEOUT if live or self._no_connection is None else self._no_connection
-        if self._queue.expire(now - self._settings.queue_timeout_s, reason):
+        answered = in_flight = 0
+        live = False
+        for connection in self._connections:
+            core = connection.core
+            answered += core.answered
+            in_flight += core.in_flight
+            live = live or connection.takes_requests
+            if core.answered and now - connection.opened_at >= _PROVEN_S:
+                self._opener.proven()
+        self._latency.sample(now, self._answered_before + answered, in_flight)
+        reason = self._opener.reason
+        if self._queue.expire(
+            now - self._settings.queue_timeout_s,
+            Reason.QUEUE_TIMEOUT if live or reason is None else reason,
+        ):
             self._let_submitters_in()
         self._consider_opening()
+        self._shrink(now)
+        if now - self._reported_at >= _REPORT_EVERY_S and _log.isEnabledFor(logging.DEBUG):
+            self._reported_at = now
+            for row in self.connections():
+                _log.debug("http2_connection", extra={"pool": self.name, **_fields(row)})
+
+    def _shrink(self, now: float) -> None:
+        if self._queue.waiting or self._closed:
+            return
+        taking = [each for each in self._members.values() if each.connection.takes_requests]
+        idle = (Idle(each.number, each.idle_since) for each in taking if not each.connection.core.in_flight)
+        number = surplus(len(taking), idle, self._settings, now, self._shrunk_at)
+        for member in taking:
+            if member.number == number:
+                self._shrunk_at = now
+                member.connection.retire(Reason.SURPLUS)
+
+
+def _row(member: _Member, now: float) -> ConnectionStats:
+    connection = member.connection
+    core = connection.core
+    if core.draining:
+        state = ConnectionState.DRAINING
+    elif not core.peer.received:
+        state = ConnectionState.OPENING
+    elif core.warming:
+        state = ConnectionState.WARMING
+    else:
+        state = ConnectionState.BLOCKED if connection.full else ConnectionState.OPEN
+    return ConnectionStats(
+        number=member.number,
+        peer=connection.peer,
+        state=state,
+        age_s=now - connection.opened_at,
+        idle_s=now - member.idle_since,
+        streams=core.in_flight,
+        stream_limit=core.stream_limit,
+        requests=(core.next_stream_id - 1) // 2,
+        answered=core.answered,
+        window=core.window,
+        drain_reason=connection.drain_reason,
+    )
+
+
+def _fields(row: ConnectionStats) -> dict[str, object]:
+    return {name: getattr(row, name) for name in row.__slots__}

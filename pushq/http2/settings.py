@@ -45,7 +45,10 @@ class PoolSettings:
         stream_ceiling: share of the peer's MAX_CONCURRENT_STREAMS that is used.
         max_streams: our own cap per connection, also where the peer names none (FCM: 100).
         first_request_alone: a new connection writes one request and waits for its answer before it fans out.
-        open_spacing_s: at least this between two connections opened because work waits.
+        grow_wait_s: work that waits for a free stream opens a connection if it would wait longer than this.
+        idle_close_s: connections above ``min_connections`` that were unused for so long are closed, one at a time.
+        idle_after_s: a connection unused for so long is idle, and that its peer closes it is no failure.
+        open_spacing_s: at least this between two connections to one host, whichever pools of the process they belong to.
         connect_timeout_s: name, TCP, TLS and the peer's SETTINGS together.
         request_timeout_s: from writing a request to the end of its answer.
         write_timeout_s: how long the peer may leave our bytes unread.
@@ -54,7 +57,7 @@ class PoolSettings:
         ping_after_s: an answer is overdue, and nothing at all came for so long: PING.
         ping_timeout_s: a PING not answered in this time ends the connection.
         idle_ping_s: PING on an idle connection.
-        backoff_min_s, backoff_max_s: wait after failed attempts to connect, doubling, with full jitter.
+        backoff_min_s, backoff_max_s: wait after failed attempts to connect, doubling, with jitter of half of it.
         grab: requests that a connection takes from the queue at a time while others could take some too.
         chunk: requests joined into one write at most.
         tick_s: how often time-outs are looked at, which is their precision.
@@ -66,6 +69,9 @@ class PoolSettings:
     stream_ceiling: float = 0.9
     max_streams: int = 1000
     first_request_alone: bool = True
+    grow_wait_s: float = 0.25
+    idle_close_s: float = 600.0
+    idle_after_s: float = 1.0
     open_spacing_s: float = 0.1
     connect_timeout_s: float = 10.0
     request_timeout_s: float = 30.0

@@ -73,7 +73,7 @@ class Counts:
         self.goaways: list[int] = []
         self.exhaustions = 0
 
-    def connection_opened(self, pool: str) -> None:
+    def connection_opened(self, pool: str, seconds: float) -> None:
         self.opened += 1
 
     def connection_ended(self, pool: str, reason: Reason) -> None:
@@ -626,7 +626,7 @@ def test_a_server_that_throws_everybody_out_is_not_stormed(
         pool = pools(server.origin, backoff_min_s=0.05)
         for _ in range(4):
             assert tally(send(pool, burst_of(1))) == {Code.REFUSED: 1}
-        until(lambda: pool._failures >= 4)
+        until(lambda: pool._opener._admission.failures >= 4)
         assert len(server.connections) <= 6
 
 
