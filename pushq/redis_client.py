@@ -16,21 +16,28 @@ COMMAND_TIMEOUT_S: Final = 5.0
 POOL_TIMEOUT_S: Final = 10.0
 
 
-def open_redis(url: ServiceUrl, *, max_connections: int = 64) -> redis.Redis:
+def open_redis(
+    url: ServiceUrl,
+    *,
+    max_connections: int = 64,
+    connect_timeout: float = CONNECT_TIMEOUT_S,
+    command_timeout: float = COMMAND_TIMEOUT_S,
+) -> redis.Redis:
     """A client of its own pool; answers are bytes. No connection is made before the first command.
 
     Safe for many threads or greenlets. Close it with ``client.close()``.
 
     Args:
         url: where Redis is (``PUSHQ_REDIS_URL``).
-        max_connections: connections at most; the next caller waits up to 10 s for one.
+        max_connections: connections at most; the next caller waits for one, up to 10 s or twice the command's time.
+        connect_timeout, command_timeout: seconds.
     """
     pool = redis.BlockingConnectionPool.from_url(
         url.reveal(),
         max_connections=max_connections,
-        timeout=POOL_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_timeout=COMMAND_TIMEOUT_S,
+        timeout=min(POOL_TIMEOUT_S, 2 * command_timeout),
+        socket_connect_timeout=connect_timeout,
+        socket_timeout=command_timeout,
         socket_keepalive=True,
         health_check_interval=30,
         # Once, for a pooled connection that died while idle. The library's default would wait for seconds, several times.
