@@ -18,7 +18,7 @@ from pushq.audience.sql import select_devices
 from pushq.database import Database
 from pushq.errors import InvalidRequest, PushqError
 from pushq.ledger.orders import Order, PlanShard
-from pushq.ledger.outcomes import COLUMNS
+from pushq.ledger.outcomes import COLUMNS, Outcome
 from pushq.notification import Notification, parse_notification
 from pushq.settings import AppSettings, RetrySettings, Settings
 from pushq.submission import PLATFORMS, Submission
@@ -34,9 +34,14 @@ STRIDE = SHARDS + 1
 FINAL_STATES = ("done", "failed", "cancelled")
 
 _OPEN = f"b.recipients - {' - '.join(f'b.{column}' for column in COLUMNS.values())}"
+# Every outcome is below 16: the first digit of each pair is 0, so what is looked for is never found across two pairs.
+_ENDING = f"CASE WHEN b.lease_token IS NULL THEN '{Outcome.CANCELLED:02x}' ELSE '{Outcome.UNKNOWN:02x}' END"
 #: Assignments that end a batch ``b`` of a stopped send. Who had it when it was cut off may have reached anybody in it.
 END_BATCH = f"""
     state = 'done', settled_at = now(), due_at = NULL, lease_token = NULL,
+    outcomes = decode(coalesce(
+        replace(replace(encode(b.outcomes, 'hex'), '{Outcome.PENDING:02x}', {_ENDING}), '{Outcome.CLAIMED:02x}', {_ENDING}),
+        repeat({_ENDING}, b.recipients)), 'hex'),
     cancelled = b.cancelled + CASE WHEN b.lease_token IS NULL THEN {_OPEN} ELSE 0 END,
     unknown = b.unknown + CASE WHEN b.lease_token IS NULL THEN 0 ELSE {_OPEN} END
 """
@@ -44,6 +49,19 @@ END_BATCH = f"""
 
 class UnknownSend(PushqError):
     """No send has this id."""
+
+
+class WrongState(PushqError):
+    """A send's state does not allow what was asked for; nothing was changed.
+
+    Attributes:
+        state: what was found.
+    """
+
+    def __init__(self, send_id: uuid.UUID, state: str, wanted: str, expected: str) -> None:
+        super().__init__(f"Send {send_id} cannot be {wanted}: it is {state}; expected {expected}")
+        self.send_id = send_id
+        self.state = state
 
 
 @dataclass(frozen=True)
@@ -242,7 +260,7 @@ def load(connection: Connection, send_id: uuid.UUID) -> Send:
         {"id": send_id},
     ).first()
     if row is None:
-        raise UnknownSend(f"No send has the id {send_id}. See: pushq sends")
+        raise _unknown(send_id)
     return Send(
         send_id,
         row.kind,
@@ -256,6 +274,18 @@ def load(connection: Connection, send_id: uuid.UUID) -> Send:
         row.options.get("trust_rejections", False),
         row.version,
     )
+
+
+def lock(connection: Connection, send_id: uuid.UUID) -> Any:
+    """The row of a send, which nobody else changes until this transaction ends. Raises UnknownSend when there is none."""
+    row = connection.execute(text("SELECT * FROM sends WHERE id = :id FOR UPDATE"), {"id": send_id}).first()
+    if row is None:
+        raise _unknown(send_id)
+    return row
+
+
+def _unknown(send_id: uuid.UUID) -> UnknownSend:
+    return UnknownSend(f"No send has the id {send_id}. See: pushq sends")
 
 
 def audience_of(connection: Connection, send_id: uuid.UUID) -> tuple[str, Any, list[str]]:
@@ -313,7 +343,7 @@ def stop(connection: Connection, send_id: uuid.UUID, *, state: str, error: str |
     connection.execute(
         text(
             f"UPDATE send_batches b SET {END_BATCH}"  # noqa: S608
-            " WHERE send_id = :id AND state IN ('planned', 'queued', 'retry', 'parked')"
+            " WHERE send_id = :id AND state IN ('planned', 'queued', 'retry')"
         ),
         {"id": send_id},
     )
@@ -331,16 +361,22 @@ def pause(connection: Connection, send_id: uuid.UUID, error: str | None = None) 
     return row is not None
 
 
-def resume(connection: Connection, send_id: uuid.UUID) -> bool:
-    """Let a paused send go on; the sweeper publishes its batches again. False when it was not paused."""
+def resume(connection: Connection, send_id: uuid.UUID, *, trust_rejections: bool = False) -> bool:
+    """Let a paused send go on; the sweeper publishes its batches again. False when it was not paused.
+
+    Args:
+        trust_rejections: from now on mass rejections of this send's tokens are taken for true, and the tokens out of use.
+    """
     row = connection.execute(
         text(
             """
-            UPDATE sends SET state = CASE WHEN planned_at IS NULL THEN 'planning' ELSE 'sending' END, error = NULL
+            UPDATE sends SET state = CASE WHEN planned_at IS NULL THEN 'planning' ELSE 'sending' END, error = NULL,
+                   options = CASE WHEN :trust THEN jsonb_set(options, '{trust_rejections}', 'true') ELSE options END,
+                   version = version + CASE WHEN :trust THEN 1 ELSE 0 END
             WHERE id = :id AND state = 'paused' RETURNING id
             """
         ),
-        {"id": send_id},
+        {"id": send_id, "trust": trust_rejections},
     ).first()
     if row is None:
         return False
@@ -356,3 +392,14 @@ def resume(connection: Connection, send_id: uuid.UUID) -> bool:
         {"id": send_id},
     )
     return True
+
+
+def set_rate(connection: Connection, send_id: uuid.UUID, rate: int | None) -> bool:
+    """Change how many requests per second all workers together make for a send; None: no limit of its own. False when it has ended."""
+    row = connection.execute(
+        text(
+            "UPDATE sends SET rate = :rate WHERE id = :id AND state <> ALL(CAST(:final AS text[])) RETURNING id"
+        ),
+        {"id": send_id, "rate": rate, "final": list(FINAL_STATES)},
+    ).first()
+    return row is not None

@@ -128,7 +128,10 @@ CREATE TABLE send_batches (
     user_ids     bigint[]    NOT NULL,
     device_ids   bigint[]    NOT NULL,
     outcomes     bytea,
+    attempts     bytea,
     attempt      integer     NOT NULL DEFAULT 0,
+    crashes      integer     NOT NULL DEFAULT 0,
+    waits        integer[],
     publishes    integer     NOT NULL DEFAULT 0,
     runs         integer     NOT NULL DEFAULT 0,
     lease_token  uuid,
@@ -147,8 +150,15 @@ CREATE TABLE send_batches (
     settled_at   timestamptz,
     PRIMARY KEY (send_id, batch_no),
     CHECK (cardinality(user_ids) = recipients AND cardinality(device_ids) = recipients),
-    CHECK (outcomes IS NULL OR length(outcomes) = recipients)
+    CHECK (outcomes IS NULL OR length(outcomes) = recipients),
+    CHECK (attempts IS NULL OR length(attempts) = recipients),
+    CHECK (waits IS NULL OR cardinality(waits) = recipients)
 );
+COMMENT ON COLUMN send_batches.outcomes IS 'one byte per recipient, see pushq.ledger.outcomes; null: all are pending';
+COMMENT ON COLUMN send_batches.attempts IS 'one byte per recipient: how many times it was tried; null: all 0';
+COMMENT ON COLUMN send_batches.waits IS
+    'milliseconds after settled_at before which a pending recipient is not to be tried; null: all may be at retry_at';
+COMMENT ON COLUMN send_batches.crashes IS 'holders that vanished since the last settlement';
 COMMENT ON COLUMN send_batches.due_at IS
     'when the sweeper looks at it: queued = publish again, running = the lease is over, retry = publish again';
 CREATE INDEX send_batches_planned ON send_batches (send_id, platform, batch_no) WHERE state = 'planned';
