@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 
+from pushq.http2 import runs
 from pushq.http2.burst import Answer, Burst, Code
 from pushq.http2.errors import PeerViolation
 from pushq.http2.events import Event, GoAwayReceived, SettingsReceived
@@ -71,9 +73,14 @@ RETIRE_AT_STREAM_ID = 2**30
 # Plain integers for the loop that runs once per frame: a member of an enum costs three times as much to compare.
 _DATA, _HEADERS, _OK = int(FrameType.DATA), int(FrameType.HEADERS), int(Code.OK)
 _STATUS_200 = bytes((STATUS_200,))
+_ONE_OK = bytes((_OK,))
 _MAX_FRAME_WORD = MIN_MAX_FRAME_SIZE << 8 | 0xFF
 _PLAIN_HEADERS_MASK = END_HEADERS | PADDED | PRIORITY_FIELDS
+_RST_WORD = 4 << 8 | int(FrameType.RST_STREAM)
 _ID_MASK = MAX_STREAM_ID
+#: Rows of the first look for a run, and octets until the next look after one that found none.
+_FIRST_ROWS = 32
+_NEXT_LOOK = 512
 
 
 class Chunk:
@@ -334,15 +341,25 @@ class Core:
     def _frames(self, data: bytes) -> bytes:
         """Handle all complete frames; the incomplete rest is returned.
 
-        The loop's body is what an ordinary answer costs. It takes only the two ordinary shapes (a block that is a 200 by its
-        first octet, and DATA of a 200); everything else goes through the table of handlers.
+        Answers that look alike are taken by the thousand. The loop's body is what an ordinary answer costs that is not among
+        those: it takes only the two ordinary shapes (a block that is a 200 by its first octet, and DATA of a 200); everything else
+        goes through the table of handlers.
         """
         streams, answering = self._streams, self._answering
         unpack = FRAME_HEAD.unpack_from
         fast = self._decoder.stateless and self._open_block is None
         offset, size = 0, len(data)
         last = size - FRAME_HEAD_SIZE
+        rows, next_look = _FIRST_ROWS, 0
         while offset <= last:
+            if fast and offset >= next_look:
+                run = runs.answers(data, offset, rows)
+                if run is not None and self._take_run(run):
+                    offset = run.stop
+                    # A look too far costs something, so they grow with success.
+                    rows = min(4 * rows, runs.MOST_ROWS)
+                    continue
+                rows, next_look = _FIRST_ROWS, offset + _NEXT_LOOK
             word, flags, stream_id = unpack(data, offset)
             if word > _MAX_FRAME_WORD:
                 if not self.peer.received and data.startswith(b"HTTP/"):
@@ -381,9 +398,44 @@ class Core:
                     if not chunk.left:
                         self._finish_chunk(chunk)
                     continue
+            elif word == _RST_WORD and fast and stream_id & 1 and stream_id < self._next_id:
+                # For a stream that has ended: nothing to do. Servers that answer before they have read the body send one each.
+                next_look = 0
+                continue
             self._frame(kind, flags, stream_id & _ID_MASK, data[start:offset])
             fast = self._decoder.stateless and self._open_block is None
         return data[offset:]
+
+    def _take_run(self, run: runs.Run) -> bool:
+        """End the streams of a run with OK; False, and nothing done, if one of them does not wait for a whole answer."""
+        streams, ids = self._streams, run.stream_ids
+        if not all(map(streams.__contains__, ids)) or not self._answering.keys().isdisjoint(ids):
+            return False
+        self._consumed += run.data_size
+        chunks = list(map(streams.pop, ids, repeat(None)))
+        count = len(ids)
+        if ids != tuple(range(ids[0], ids[0] + 2 * count, 2)):
+            for stream_id, chunk in zip(ids, chunks, strict=True):
+                if (
+                    chunk is not None
+                ):  # answered twice in the run: the second answer is for a stream that has ended
+                    self._answer_stretch(chunk, stream_id, 1)
+            return True
+        at = 0
+        while at < count:
+            chunk = chunks[at]
+            assert chunk is not None
+            length = min((chunk.last_id - ids[at]) // 2 + 1, count - at)
+            self._answer_stretch(chunk, ids[at], length)
+            at += length
+        return True
+
+    def _answer_stretch(self, chunk: Chunk, first_id: int, count: int) -> None:
+        index = (first_id >> 1) + chunk.shift
+        chunk.codes[index : index + count] = _ONE_OK * count
+        chunk.left -= count
+        if not chunk.left:
+            self._finish_chunk(chunk)
 
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         block = self._open_block
