@@ -122,7 +122,7 @@ def test_a_bucket_can_always_hold_what_it_waits_for(per_minute: int, share: floa
     of = limit(per_minute, share)
     assert of.reserve + of.crumb <= of.burst
     assert of.crumb >= 1
-    assert 0 <= of.reserve
+    assert of.reserve >= 0
     assert of.refill > 0
 
 
