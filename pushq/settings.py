@@ -257,9 +257,11 @@ class Settings(_Frozen):
     batch_size: Annotated[int, Field(ge=1, le=5000)] = 2500
     release_window: Annotated[int, Field(ge=1, le=10_000)] = 64
     plan_page: Annotated[int, Field(ge=100, le=200_000)] = 20_000
-    lease_seconds: Annotated[float, Field(ge=2, le=3600)] = 60.0
+    lease_seconds: Annotated[float, Field(ge=2, le=3600)] = 30.0
     sweep_seconds: Annotated[float, Field(ge=0.2, le=600)] = 5.0
     request_timeout: Annotated[float, Field(ge=1, le=600)] = 30.0
+    shutdown_grace: Annotated[float, Field(ge=4, le=3600)] = 20.0
+    poison_runs: Annotated[int, Field(ge=1, le=100)] = 3
     token_ttl_days: Annotated[int, Field(ge=1, le=365)] = 30
     unseen_days: Annotated[int, Field(ge=1, le=3650)] = 270
     ledger_days: Annotated[int, Field(ge=1, le=3650)] = 90
