@@ -5,11 +5,13 @@ The names here are the whole interface for an application; importing them pulls 
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from pushq.errors import InvalidRequest, PushqError, ServiceUnavailable, SettingsError
 
 if TYPE_CHECKING:
+    from pushq import control
     from pushq.tasks.entry import send_broadcast, send_notification
 
 __version__ = "0.1.0"
@@ -18,6 +20,7 @@ __all__ = [
     "PushqError",
     "ServiceUnavailable",
     "SettingsError",
+    "control",
     "send_broadcast",
     "send_notification",
 ]
@@ -31,4 +34,7 @@ def __getattr__(name: str) -> Any:
         from pushq.tasks import entry  # noqa: PLC0415
 
         return getattr(entry, name)
+    if name == "control":
+        # The only name here that needs the database's driver.
+        return importlib.import_module("pushq.control")
     raise AttributeError(f"module 'pushq' has no attribute {name!r}")

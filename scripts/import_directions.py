@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"audience"}),
     frozenset({"submission"}),
     frozenset({"ledger", "tokens"}),
-    frozenset({"delivery"}),
+    frozenset({"control", "delivery"}),
     frozenset({"app"}),
     frozenset({"tasks"}),
     frozenset({"demo"}),

@@ -190,25 +190,26 @@ class Parquet(Format):
 FORMATS: Final[dict[str, type[Format]]] = {"csv": Csv, "jsonl": JsonLines, "parquet": Parquet}
 
 
-def choose_format(name: str | None, output: Path | None) -> str:
-    """The format that is named, or the one that the file's name ends with.
+def choose_format(name: str | None, output: Path | None, *, stream: bool = False) -> str:
+    """The format that is named, or the one that the file's name ends with, or CSV.
+
+    Args:
+        stream: where there is no file, whether rows go to a stream of the caller's own; else they go to standard output.
 
     Raises:
-        InvalidRequest: there is no such format, or none can be told; Parquet without a file.
+        InvalidRequest: there is no such format, or none can be told; Parquet to standard output.
     """
     chosen = name
     if chosen is None:
-        if output is None:
-            return "csv"
-        chosen = output.suffix.lower().removeprefix(".")
+        chosen = "csv" if output is None else output.suffix.lower().removeprefix(".")
         if chosen not in FORMATS:
             raise InvalidRequest(
-                "format", f"nothing, and the file name {output.name!r}", f"one of: {', '.join(FORMATS)}"
+                "format", f"nothing, and the file name {str(output)!r}", f"one of: {', '.join(FORMATS)}"
             )
     if chosen not in FORMATS:
         raise InvalidRequest("format", repr(chosen), f"one of: {', '.join(FORMATS)}")
-    if chosen == "parquet" and output is None:
-        raise InvalidRequest("output", "nothing", "a file, for a Parquet file is not a stream")
+    if chosen == "parquet" and output is None and not stream:
+        raise InvalidRequest("output", "nothing", "a file, for a Parquet file is not read as a stream")
     return chosen
 
 

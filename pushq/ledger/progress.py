@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,17 @@ from pushq.ledger.sends import FINAL_STATES, UnknownSend
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a send stands: exact sums over its batches. ``pending`` counts planned recipients without a final outcome."""
+    """Where a send stands: exact sums over its batches.
+
+    Attributes:
+        seconds: from the call to the end, or until now.
+        platforms: by platform ``devices`` and ``batches`` planned, every outcome of :data:`COUNTS`, and ``pending`` for those
+            without a final one.
+        in_flight: batches that are published or with a worker.
+        parked: batches that nobody takes up again by itself (see :func:`parked`).
+        rate: requests per second that the send may make; None is no limit of its own.
+        retry: what differs from the configured retry policy.
+    """
 
     id: uuid.UUID
     kind: str
@@ -29,9 +39,20 @@ class Progress:
     finished_at: datetime | None
     seconds: float
     platforms: Mapping[str, Mapping[str, int]]
+    send_at: datetime | None = None
+    expires_at: datetime | None = None
+    rate: int | None = None
+    retry: Mapping[str, float] = field(default_factory=dict)
+    in_flight: int = 0
+    parked: int = 0
 
     def total(self, column: str) -> int:
         return sum(counts[column] for counts in self.platforms.values())
+
+    @property
+    def settled(self) -> int:
+        """Recipients with a final outcome."""
+        return sum(self.total(name) for name in COUNTS)
 
     @property
     def finished(self) -> bool:
@@ -47,7 +68,7 @@ def progress(database: Database, send_id: uuid.UUID) -> Progress:
     with database.begin() as connection:
         send = connection.execute(
             text(
-                "SELECT kind, app, guarantee, state, error, called_at, planned_at, finished_at,"
+                "SELECT kind, app, guarantee, state, error, called_at, send_at, expires_at, planned_at, finished_at, rate, options,"
                 " extract(epoch FROM coalesce(finished_at, now()) - called_at)::float AS seconds FROM sends WHERE id = :id"
             ),
             {"id": send_id},
@@ -56,8 +77,12 @@ def progress(database: Database, send_id: uuid.UUID) -> Progress:
             raise UnknownSend(f"No send has the id {send_id}. See: pushq sends")
         rows = connection.execute(
             text(
-                f"SELECT platform, count(*) AS batches, sum(recipients)::bigint AS devices, {sums} FROM send_batches"  # noqa: S608
-                " WHERE send_id = :id GROUP BY platform ORDER BY platform LIMIT 10"
+                f"""
+                SELECT platform, count(*) AS batches, sum(recipients)::bigint AS devices, {sums},
+                       count(*) FILTER (WHERE state IN ('queued', 'running')) AS in_flight,
+                       count(*) FILTER (WHERE state = 'parked') AS parked
+                FROM send_batches WHERE send_id = :id GROUP BY platform ORDER BY platform LIMIT 10
+                """  # noqa: S608
             ),
             {"id": send_id},
         ).all()
@@ -82,6 +107,12 @@ def progress(database: Database, send_id: uuid.UUID) -> Progress:
         finished_at=send.finished_at,
         seconds=send.seconds,
         platforms=platforms,
+        send_at=send.send_at,
+        expires_at=send.expires_at,
+        rate=send.rate,
+        retry=send.options.get("retry", {}),
+        in_flight=sum(row.in_flight for row in rows),
+        parked=sum(row.parked for row in rows),
     )
 
 
@@ -108,6 +139,19 @@ def reasons(database: Database, send_id: uuid.UUID, limit: int = 50) -> list[dic
                        count(*) FILTER (WHERE invalidated) AS tokens_deactivated
                 FROM dead_letters WHERE send_id = :id GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT :limit
                 """
+            ),
+            {"id": send_id, "limit": limit},
+        ).all()
+    return [dict(row._mapping) for row in rows]
+
+
+def parked(database: Database, send_id: uuid.UUID, limit: int = 50) -> list[dict[str, Any]]:
+    """Batches that nobody takes up again by itself, with the reason, in the order of their numbers."""
+    with database.begin() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT batch_no, platform, recipients, runs, error, settled_at FROM send_batches"
+                " WHERE send_id = :id AND state = 'parked' ORDER BY batch_no LIMIT :limit"
             ),
             {"id": send_id, "limit": limit},
         ).all()

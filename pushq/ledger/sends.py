@@ -284,6 +284,14 @@ def lock(connection: Connection, send_id: uuid.UUID) -> Any:
     return row
 
 
+def state_of(connection: Connection, send_id: uuid.UUID) -> str:
+    """Raises UnknownSend when there is none."""
+    state = connection.execute(text("SELECT state FROM sends WHERE id = :id"), {"id": send_id}).scalar()
+    if state is None:
+        raise _unknown(send_id)
+    return str(state)
+
+
 def _unknown(send_id: uuid.UUID) -> UnknownSend:
     return UnknownSend(f"No send has the id {send_id}. See: pushq sends")
 
