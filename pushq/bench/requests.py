@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pushq.bench.message import bodies_of, shared_body
 from pushq.http2 import Burst, HeaderTemplate
@@ -42,3 +42,15 @@ def bursts(
         yield Burst(
             template, count, targets=list(map(digits[:56].__add__, tails)), bodies=bodies, values=values
         )
+
+
+def some_of(burst: Burst, indices: Sequence[int]) -> Burst:
+    """The requests of ``burst`` with these indices, to be sent again."""
+    targets, values, bodies = burst.targets, burst.values, burst.bodies
+    return Burst(
+        burst.template,
+        len(indices),
+        targets=None if targets is None else [targets[index] for index in indices],
+        bodies=bodies if isinstance(bodies, bytes) else [bodies[index] for index in indices],
+        values=None if values is None else [values[index] for index in indices],
+    )

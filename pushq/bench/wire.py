@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pushq.bench.memory import peak_rss_mb, rss_mb
-from pushq.bench.requests import BURST_REQUESTS, bursts
+from pushq.bench.requests import BURST_REQUESTS, bursts, some_of
 from pushq.errors import PushqError
 from pushq.http2 import Burst, Code, HeaderTemplate, Origin, Pool, PoolSettings, Reason
 from pushq.http2.figures import NullObserver
@@ -20,6 +20,9 @@ from pushq.http2.greenlets import pause
 
 #: How often a measurement that waits looks whether there is still hope.
 _LOOK_S = 0.25
+#: How often a request is sent again after the server refused it or its connection ended before it was written.
+_MAX_ATTEMPTS = 20
+_UNPROCESSED = frozenset({int(Code.REFUSED), int(Code.NOT_SENT)})
 #: A server that answers nothing at all for a request time-out and this is gone.
 _GRACE_S = 2.0
 
@@ -105,6 +108,8 @@ class WireResult:
         rss_mb_at_tenth: when a tenth of the requests was done; None where the system does not tell.
         statuses: answers by status.
         unanswered: requests without an answer, by reason.
+        resent: how many times a request was sent again because it was surely not processed (nginx closes a connection after
+            keepalive_requests), as the workers do.
         stopped: why the measurement ended early; None if it did not.
     """
 
@@ -117,6 +122,7 @@ class WireResult:
     rss_mb_at_tenth: float | None = None
     statuses: Counter[int] = field(default_factory=Counter)
     unanswered: Counter[str] = field(default_factory=Counter)
+    resent: int = 0
     stopped: str | None = None
 
     @property
@@ -131,9 +137,10 @@ class WireResult:
     def per_cpu_second(self) -> float:
         return self.requests / self.cpu_seconds if self.cpu_seconds else 0.0
 
-    def add(self, burst: Burst) -> None:
-        """Count the outcomes of a burst that is done."""
-        self.requests += burst.count
+    def add(self, burst: Burst, resent: Sequence[int] = ()) -> None:
+        """Count the outcomes of a burst that is done, but for the requests that are sent again (by index)."""
+        self.requests += burst.count - len(resent)
+        self.resent += len(resent)
         accepted = burst.codes.count(Code.OK)
         if accepted:
             self.ok += accepted
@@ -141,6 +148,8 @@ class WireResult:
         if accepted != burst.count:
             self.statuses.update(answer.status for answer in burst.answers.values())
             self.unanswered.update(str(reason) for reason in burst.reasons.values())
+            self.unanswered.subtract(str(burst.reasons[index]) for index in resent)
+            self.unanswered += Counter()  # leaves out the zeros
 
 
 def measure(load: WireLoad, progress: Callable[[int], None] | None = None) -> WireResult:
@@ -251,7 +260,8 @@ class _Measurement:
         self._load = load
         self._progress = progress
         self._result = WireResult()
-        self._open: deque[Burst] = deque()
+        #: With the number of the attempt, from 1.
+        self._open: deque[tuple[Burst, int]] = deque()
         self._outstanding = 0
         self._answered = 0
         self._answered_at = 0.0
@@ -263,9 +273,7 @@ class _Measurement:
         self._answered_at = time.monotonic()
         ends_at = None if load.duration_s is None else time.monotonic() + load.duration_s
         for burst in self._prepared(template):
-            self._pool.submit(burst, load.timeout_s)
-            self._open.append(burst)
-            self._outstanding += burst.count
+            self._submit(burst, 1)
             while self._outstanding > limit and result.stopped is None:
                 self._finish_oldest()
             if result.stopped is not None or (ends_at is not None and time.monotonic() >= ends_at):
@@ -288,15 +296,28 @@ class _Measurement:
                 return
             yield burst
 
+    def _submit(self, burst: Burst, attempt: int) -> None:
+        self._pool.submit(burst, self._load.timeout_s)
+        self._open.append((burst, attempt))
+        self._outstanding += burst.count
+
     def _finish_oldest(self) -> None:
-        burst = self._open[0]
+        burst, attempt = self._open[0]
         while not burst.wait(_LOOK_S):
             if self._hopeless():
                 self._give_up()
                 return
         self._open.popleft()
         self._outstanding -= burst.count
-        self._result.add(burst)
+        again: list[int] = []
+        if burst.reasons and attempt < _MAX_ATTEMPTS:
+            again = [index for index, code in enumerate(burst.codes) if code in _UNPROCESSED]
+        self._result.add(burst, again)
+        if burst.reasons and self._hopeless():
+            self._give_up()
+            return
+        if again:
+            self._submit(some_of(burst, again), attempt + 1)
         done = self._result.requests
         if self._result.rss_mb_at_tenth is None and done * 10 >= self._load.requests:
             self._result.rss_mb_at_tenth = rss_mb()
@@ -306,7 +327,7 @@ class _Measurement:
     def _hopeless(self) -> bool:
         """No answer at all for longer than a request may take."""
         answered = sum(self._result.statuses.values())
-        answered += sum(each.codes.count(Code.OK) + each.codes.count(Code.ANSWERED) for each in self._open)
+        answered += sum(each.codes.count(Code.OK) + each.codes.count(Code.ANSWERED) for each, _ in self._open)
         now = time.monotonic()
         if answered != self._answered:
             self._answered, self._answered_at = answered, now
@@ -316,7 +337,7 @@ class _Measurement:
         last = self._pool.stats().last_error
         self._pool.close(0.0)  # gives everything that is open its outcome
         while self._open:
-            burst = self._open.popleft()
+            burst, _ = self._open.popleft()
             burst.wait(_GRACE_S)
             self._result.add(burst)
         self._result.stopped = f"the server answered nothing for {self._load.timeout_s + _GRACE_S:g} s{': ' + last if last else ''}"

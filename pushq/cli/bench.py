@@ -209,6 +209,7 @@ def report(load: WireLoad, result: WireResult) -> dict[str, Any]:
         "preparing_cpu_seconds": round(result.preparing_cpu_seconds, 6),
         "statuses": {str(status): count for status, count in sorted(result.statuses.items())},
         "unanswered": dict(sorted(result.unanswered.items())),
+        "resent": result.resent,
         "connections": load.connections,
         "streams": load.streams,
         "body_bytes": load.body_bytes,
@@ -258,6 +259,8 @@ def _print(out: Console, load: WireLoad, result: WireResult) -> None:
             table.add_row(f"{count:,}", f"  status {status}")
     for reason, count in sorted(result.unanswered.items()):
         table.add_row(f"{count:,}", f"  no answer: {reason}")
+    if result.resent:
+        table.add_row(f"{result.resent:,}", "sent again, because surely not processed")
     table.add_row(f"{result.wall_seconds:,.2f}", "seconds")
     table.add_row(
         f"{result.cpu_seconds:,.2f}",

@@ -112,6 +112,32 @@ def test_other_statuses_are_failures_and_counted_by_status(authority: Authority)
     assert "400    status 410" in picture
 
 
+def test_what_was_refused_is_sent_again_and_counted_once(authority: Authority) -> None:
+    seen: set[str] = set()
+
+    def behave(request: Request) -> None:
+        first = request.token not in seen
+        seen.add(request.token)
+        if first and request.stream_id != 1 and request.token.endswith("7"):
+            request.connection.reset(request.stream_id, 7)  # REFUSED_STREAM
+        elif request.token.endswith("8"):
+            request.connection.reset(request.stream_id, 2)  # INTERNAL_ERROR: may have been processed
+        else:
+            request.answer()
+
+    with H2Server(authority, behave) as server:
+        done = wire(*url_of(server), "--requests", "320", "--body", "distinct", "--request-ids", "--json")
+        sent = [
+            (request.token, bytes(request.body), request.headers["apns-id"]) for request in server.requests
+        ]
+    found = json.loads(done.stdout)
+    assert (found["requests"], found["ok"], found["failed"], found["resent"]) == (320, 300, 20, 20)
+    assert found["unanswered"] == {"stream_reset": 20}
+    # Again means the same: token, body and id.
+    assert len(sent) == 1 + 320 + 20
+    assert len(set(sent)) == len({token for token, _, _ in sent}) == 1 + 320
+
+
 def test_a_server_that_falls_silent_ends_the_run_with_what_was_counted(authority: Authority) -> None:
     answered = 0
 
