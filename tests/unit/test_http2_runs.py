@@ -152,7 +152,7 @@ def test_late_answers_among_a_run_are_ignored() -> None:
     assert burst.done
 
 
-SHAPES = {
+SHAPES: dict[str, Callable[[int], bytes]] = {
     "answer": answer,
     "longer": lambda stream: headers(stream, BLOCK + b"\x00\x01a\x01b"),
     "reset": answer_and_reset,
