@@ -1,0 +1,122 @@
+"""``python -m tests.chaos``: all fault cases, counted at the mock providers; prints the table and writes RESULTS.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.chaos import report
+from tests.chaos.cases import CASES, matching
+from tests.chaos.rounds import ROUNDS, play
+from tests.chaos.servers import BROKERS, BrokerKind
+from tests.chaos.site import GUARANTEES, ChaosError, Site, say
+from tests.chaos.stage import Case, Row, perform
+
+ROUNDS_CASE = "17"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
+    began = time.monotonic()
+    try:
+        cases = matching([name for name in arguments.cases if name != ROUNDS_CASE])
+    except ChaosError as exc:
+        sys.stderr.write(f"{exc}, {ROUNDS_CASE}\n")
+        return 2
+    rounds = arguments.rounds if ROUNDS_CASE in arguments.cases else 0
+    rows = run(cases, arguments.broker, arguments.guarantee, rounds, arguments.seed, arguments.logs)
+    seconds = time.monotonic() - began
+    if arguments.json:
+        for row in rows:
+            sys.stdout.write(json.dumps(asdict(row) | {"held": row.held}) + "\n")
+    else:
+        sys.stdout.write(report.table(rows) + "\n")
+    whole = arguments == parse([]) or arguments.write
+    if whole:
+        command = "make chaos" + (f" ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "")
+        report.write(rows, command, arguments.seed, seconds)
+    failed = [row for row in rows if not row.held]
+    say(f"{len(rows)} rows, {len(failed)} with problems, {seconds:.0f} s")
+    return 1 if failed else 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    names = [*dict.fromkeys(one.name.rstrip("abcde") for one in CASES), ROUNDS_CASE]
+    parser.add_argument(
+        "--cases", type=_list, default=names, help="numbers, such as 1,9a,17; default: all of 1 to 17"
+    )
+    parser.add_argument("--broker", type=_list, default=list(BROKERS), help=f"some of {', '.join(BROKERS)}")
+    parser.add_argument("--guarantee", type=_list, default=list(GUARANTEES))
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help="rounds of case 17 in all, shared by the brokers"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="one JSON object per row instead of a table")
+    parser.add_argument("--write", action="store_true", help="write RESULTS.md even of a part")
+    parser.add_argument("--logs", type=Path, help="keep what the processes log, in this folder")
+    arguments = parser.parse_args(argv)
+    for name, allowed in (("broker", BROKERS), ("guarantee", GUARANTEES)):
+        for value in getattr(arguments, name):
+            if value not in allowed:
+                parser.error(f"--{name}: found {value!r}; expected some of {', '.join(allowed)}")
+    if not 0 <= arguments.rounds <= 1000:
+        parser.error(f"--rounds: found {arguments.rounds}; expected 0 to 1000")
+    return arguments
+
+
+def _list(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def run(
+    cases: Sequence[Case],
+    brokers: Sequence[BrokerKind],
+    guarantees: Sequence[str],
+    rounds: int,
+    seed: int,
+    logs: Path | None = None,
+) -> list[Row]:
+    """Everything, on one site per broker. Redis beside the others: most of the time is spent waiting."""
+    rows: dict[str, list[Row]] = {broker: [] for broker in brokers}
+    errors: list[BaseException] = []
+    lanes = [[b for b in brokers if b == "redis"], [b for b in brokers if b != "redis"]]
+
+    def lane(kinds: list[BrokerKind]) -> None:
+        for kind in kinds:
+            try:
+                _site(kind, rows[kind])
+            except BaseException as exc:  # noqa: BLE001 - carried over to the main thread
+                errors.append(exc)
+                return
+
+    def _site(kind: BrokerKind, into: list[Row]) -> None:
+        mine = [case for case in cases if kind in case.brokers]
+        share = rounds // len(brokers) + (brokers.index(kind) < rounds % len(brokers))
+        if not mine and not share:
+            return
+        say(f"{kind}: starting servers")
+        with Site(kind, logs / kind if logs is not None else None) as site:
+            for case in mine:
+                into += perform(case, site, guarantees)
+            if share:
+                into += play(site, share, seed, guarantees)
+
+    threads = [threading.Thread(target=lane, args=(kinds,), daemon=True) for kinds in lanes if kinds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return report.ordered([row for broker in brokers for row in rows[broker]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,572 @@
+"""The fault cases. The numbers are those of the list in docs/operations.md ("What was tried"); letters are variants of one."""
+
+from __future__ import annotations
+
+import signal
+import time
+import uuid
+from typing import Final
+
+import psycopg
+from sqlalchemy import text
+
+from pushq.embedded.redis import RedisServer
+from pushq.embedded.server import Server
+from tests.chaos.crew import run_python
+from tests.chaos.servers import heal
+from tests.chaos.site import ChaosError, Cohort
+from tests.chaos.stage import Case, Fault, Stage
+from tests.services.faults import crash, paused, restart
+from tests.services.rabbitmq import RabbitMqServer
+
+PROVIDER_WORKERS: Final = ("apns", "fcm")
+#: Seconds that a process has to end after SIGTERM: the default of PUSHQ_SHUTDOWN_GRACE.
+GRACE_S: Final = 20.0
+BROKER_STOP_S: Final = 90.0
+
+
+def kill_workers(stage: Stage) -> Fault:
+    """kill -9 both provider workers in mid-batch; new ones start at once."""
+    stage.send_and_meet()
+    crew = stage.site.crew
+    crew.kill(*PROVIDER_WORKERS)
+    ended = time.monotonic()
+    in_flight = stage.in_flight()
+    for name in PROVIDER_WORKERS:
+        crew.start(name)
+    return Fault(ended, in_flight)
+
+
+def terminate(stage: Stage) -> Fault:
+    """SIGTERM to all workers under load: they end in time, and nothing is repeated."""
+    stage.send_and_meet()
+    crew, fault = stage.site.crew, Fault(0.0)
+    names = ("core", *PROVIDER_WORKERS)
+    began = time.monotonic()
+    for name in names:
+        crew.signal(name, signal.SIGTERM)
+    for name in names:
+        if crew.await_end(name, began + GRACE_S + 2 - time.monotonic()) is None:
+            fault.problems.append(f"{name} had not ended {GRACE_S + 2:g} s after SIGTERM")
+    fault.notes.append(f"gone after {time.monotonic() - began:.1f} s")
+    crew.kill(*names)
+    fault.ended = time.monotonic()
+    for name in names:
+        crew.start(name)
+    return fault
+
+
+def terminate_then_kill(stage: Stage) -> Fault:
+    """SIGTERM while the providers are slow, and SIGKILL after a second: a supervisor without patience."""
+    stage.site.mock.set_latency(3000.0)
+    stage.send_and_meet(0.02)
+    crew = stage.site.crew
+    for name in PROVIDER_WORKERS:
+        crew.signal(name, signal.SIGTERM)
+    time.sleep(1.0)
+    crew.kill(*PROVIDER_WORKERS)
+    ended = time.monotonic()
+    stage.site.mock.set_latency(300.0)
+    in_flight = stage.in_flight()
+    for name in PROVIDER_WORKERS:
+        crew.start(name)
+    return Fault(ended, in_flight)
+
+
+def quit_workers(stage: Stage) -> Fault:
+    """SIGQUIT: Celery's cold shutdown, which acknowledges what it cuts off."""
+    stage.send_and_meet()
+    crew, fault = stage.site.crew, Fault(0.0)
+    for name in PROVIDER_WORKERS:
+        crew.signal(name, signal.SIGQUIT)
+    for name in PROVIDER_WORKERS:
+        if crew.await_end(name, 30.0) is None:
+            fault.problems.append(f"{name} had not ended 30 s after SIGQUIT")
+    crew.kill(*PROVIDER_WORKERS)
+    fault.ended = time.monotonic()
+    fault.in_flight = stage.in_flight()
+    for name in PROVIDER_WORKERS:
+        crew.start(name)
+    return fault
+
+
+def kill_leader(stage: Stage) -> Fault:
+    """kill -9 the RabbitMQ node that leads the queue while an application publishes: whatever was confirmed is executed."""
+    site, cluster = stage.site, stage.site.servers.cluster
+    assert cluster is not None
+    fault = Fault(0.0)
+    stage.send_and_meet(0.1)
+    leader = cluster.leader("push.apns")
+    people = site.cohort("at_least_once", 60)
+    with site.database.begin() as connection:
+        users = list(
+            connection.execute(
+                text("SELECT user_id FROM device_tokens WHERE id = ANY(:ids)"), {"ids": list(people.tokens)}
+            ).scalars()
+        )
+    confirmed: list[uuid.UUID] = []
+    refused = 0
+    for number, user in enumerate(users):
+        if number == 15:
+            crash(leader)
+        answer = site.caller.call("send_notification", user_ids=[user], notification={"title": "Hello"})
+        if "send_id" in answer:
+            confirmed.append(uuid.UUID(answer["send_id"]))
+        else:
+            refused += 1
+    heal(leader)
+    fault.ended = time.monotonic()
+    cohorts = [Cohort("at_least_once", "", {}, {}, send_id=send) for send in confirmed]
+    if site.await_finished(cohorts, time.monotonic() + 90) is None:
+        missing = [cohort for cohort in cohorts if not site.finished(cohort)]
+        fault.problems.append(f"{len(missing)} confirmed calls were not executed")
+    reached = site.accepted([people])
+    if reached < len(confirmed):
+        fault.problems.append(f"{len(confirmed)} calls were confirmed and {reached} devices reached")
+    fault.notes.append(f"{len(confirmed)} calls confirmed, {refused} refused")
+    # Tasks of the lost connection are cancelled: what they had in flight may be repeated.
+    fault.in_flight = {"at_least_once": sum(len(cohort.tokens) for cohort in stage.cohorts)}
+    return fault
+
+
+def lose_majority(stage: Stage) -> Fault:
+    """Two of three RabbitMQ nodes down, and back: callers are told, consumption resumes unaided."""
+    cluster = stage.site.servers.cluster
+    assert cluster is not None
+    stage.send_and_meet(0.1)
+    fault = Fault(0.0, in_flight={"at_least_once": 0})
+    for node in cluster.nodes[1:]:
+        crash(node)
+    fault.in_flight = stage.in_flight()
+    spare = stage.site.cohort("at_most_once", 1)
+    answer = stage.site.caller.call("send_broadcast", **stage.site.arguments(spare))
+    if "error" in answer:
+        fault.notes.append(f"the caller was told after {answer['seconds']:.0f} s")
+    else:
+        fault.problems.append("a call was accepted without a majority")
+    for node in cluster.nodes[1:]:
+        node.launch()
+    for node in cluster.nodes[1:]:
+        node.wait_ready()
+    fault.ended = time.monotonic()
+    return fault
+
+
+def close_connections(stage: Stage) -> Fault:
+    """All connections of the broker are closed in mid-send, three times."""
+    stage.send_and_meet(0.1)
+    total = 0
+    for _ in range(3):
+        _close_connections(stage.site.servers.brokers[0])
+        total += stage.in_flight().get("at_least_once", 0)
+        time.sleep(0.5)
+    return Fault(time.monotonic(), {"at_least_once": total})
+
+
+def _close_connections(server: Server) -> None:
+    if isinstance(server, RabbitMqServer):
+        server.close_all_connections()
+    else:
+        assert isinstance(server, RedisServer)
+        with server.client() as client:
+            for kind in ("normal", "pubsub"):
+                client.execute_command("CLIENT", "KILL", "TYPE", kind)
+
+
+def stop_broker(stage: Stage) -> Fault:
+    """SIGSTOP the broker: connections stay open and nothing answers."""
+    stage.send_and_meet(0.1)
+    with paused(stage.site.servers.brokers[0]):
+        in_flight = stage.in_flight()
+        time.sleep(BROKER_STOP_S)
+    return Fault(time.monotonic(), in_flight)
+
+
+def kill_broker(stage: Stage) -> Fault:
+    """kill -9 the broker, and start it again on its data."""
+    return _kill_broker(stage, empty=False)
+
+
+def kill_broker_and_lose_it(stage: Stage) -> Fault:
+    """kill -9 the broker, and start it again with nothing in it."""
+    return _kill_broker(stage, empty=True)
+
+
+def _kill_broker(stage: Stage, *, empty: bool) -> Fault:
+    stage.send_and_meet(0.1)
+    server = stage.site.servers.brokers[0]
+    if isinstance(server, RabbitMqServer):
+        time.sleep(RabbitMqServer.QUEUE_SETTLES_S)
+    crash(server)
+    in_flight = stage.in_flight()
+    time.sleep(3.0)
+    if empty:
+        assert isinstance(server, RedisServer)
+        server.lose_data()
+    heal(server)
+    return Fault(time.monotonic(), in_flight)
+
+
+def stop_publish_kill(stage: Stage) -> Fault:
+    """SIGSTOP the workers, publish, kill -9: Redis hands out messages to a connection whose reader will never read them."""
+    crew = stage.site.crew
+    for name in PROVIDER_WORKERS:
+        crew.signal(name, signal.SIGSTOP)
+    stage.send()
+    stage.site.until(
+        lambda: all(stage.site.state(cohort) == "sending" for cohort in stage.cohorts), "everything published"
+    )
+    time.sleep(1.0)
+    crew.kill(*PROVIDER_WORKERS)
+    ended = time.monotonic()
+    for name in PROVIDER_WORKERS:
+        crew.start(name)
+    return Fault(ended)
+
+
+#: Beyond the visibility timeout of Redis and beyond RabbitMQ's consumer_timeout as this case sets it.
+LONG_WAIT_S: Final = 50
+
+
+def wait_beyond_timeouts(stage: Stage) -> Fault:
+    """503 with a long Retry-After for every APNs token: never more attempts than the maximum, and each is a dead letter."""
+    site, fault = stage.site, Fault(0.0)
+    broker = site.servers.brokers[0]
+    if isinstance(broker, RabbitMqServer):
+        broker.control("eval", "application:set_env(rabbit, consumer_timeout, 20000).")
+        broker.control("eval", "application:set_env(rabbit, channel_tick_interval, 5000).")
+        site.crew.kill("apns")  # the timeout is read when a channel opens
+        site.crew.start("apns")
+        site.crew.await_ready(["apns"])
+    answer = {"status": 503, "reason": "ServiceUnavailable", "retry_after": LONG_WAIT_S}
+    site.mock.set_faults([{"platform": "apns", "answer": answer}])
+    stage.send()
+    end = site.await_finished(stage.cohorts, time.monotonic() + 3 * LONG_WAIT_S + 60)
+    fault.ended = time.monotonic() if end is None else end
+    apns = sum(len(cohort.of("apns")) for cohort in stage.cohorts)
+    asked = site.mock.stats()["platforms"]["apns"]["requests"]
+    if asked > 3 * apns:
+        fault.problems.append(f"{asked} requests for {apns} recipients with three attempts each")
+    for cohort in stage.cohorts:
+        letters = site.scalar(
+            "SELECT count(*) FROM dead_letters WHERE send_id = :id AND outcome = 'exhausted'",
+            id=cohort.send_id,
+        )
+        if letters != len(cohort.of("apns")):
+            fault.problems.append(
+                f"{cohort.guarantee}: {letters} dead letters, {len(cohort.of('apns'))} exhausted"
+            )
+    fault.notes.append(f"{asked / apns:.2f} requests for each recipient")
+    if isinstance(broker, RabbitMqServer):
+        broker.control("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+    return fault
+
+
+def poison(stage: Stage) -> Fault:
+    """A batch during which its worker always dies is parked; the others are delivered."""
+    site, fault = stage.site, Fault(0.0)
+    stage.send()
+    site.until(
+        lambda: all(site.state(cohort) == "sending" for cohort in stage.cohorts), "everything is planned"
+    )
+    victims = {
+        cohort.guarantee: site.scalar(
+            "SELECT min(batch_no) FROM send_batches WHERE send_id = :id AND platform = 'apns' AND state <> 'done'",
+            id=cohort.send_id,
+        )
+        for cohort in stage.cohorts
+    }
+    total, kills = 0, 0
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        states = {
+            cohort.guarantee: site.scalar(
+                "SELECT state FROM send_batches WHERE send_id = :id AND batch_no = :no",
+                id=cohort.send_id,
+                no=victims[cohort.guarantee],
+            )
+            for cohort in stage.cohorts
+        }
+        if "running" in states.values() and site.crew.lives("apns"):
+            site.crew.kill("apns")
+            kills += 1
+            total += stage.in_flight(("apns",)).get("at_least_once", 0)
+            site.crew.start("apns")
+            site.crew.await_ready(["apns"])
+        if all(state in ("parked", "done") for state in states.values()):
+            break
+        time.sleep(0.02)
+    if "parked" not in states.values():
+        fault.problems.append(f"no batch was parked: {states}")
+    fault.notes.append(f"{kills} kills; {', '.join(f'{g} {s}' for g, s in states.items())}")
+    fault.ended, fault.in_flight = time.monotonic(), {"at_least_once": total}
+    return fault
+
+
+def kill_planner(stage: Stage) -> Fault:
+    """kill -9 the worker that plans, at several points of the way: every device is planned, none twice."""
+    site, crew = stage.site, stage.site.crew
+    stage.send()
+    total = sum(len(cohort.tokens) for cohort in stage.cohorts)
+    seen = []
+    for share in (0.0, 0.2, 0.5, 0.8):
+        site.until(
+            lambda share=share: (  # type: ignore[misc]
+                _planned(stage) >= share * total and all(site.state(c) is not None for c in stage.cohorts)
+            ),
+            f"{share:.0%} planned",
+            timeout=150,
+            poll=0.01,
+        )
+        crew.kill("core")
+        seen.append(_planned(stage) / total)
+        crew.start("core")
+        crew.await_ready(["core"])
+    return Fault(time.monotonic(), notes=[f"killed at {', '.join(f'{share:.0%}' for share in seen)} planned"])
+
+
+def _planned(stage: Stage) -> int:
+    ids = [cohort.send_id for cohort in stage.cohorts]
+    return int(
+        stage.site.scalar(
+            "SELECT coalesce(sum(recipients), 0) FROM send_batches WHERE send_id = ANY(:ids)", ids=ids
+        )
+    )
+
+
+def restart_postgres(stage: Stage) -> Fault:
+    """PostgreSQL restarted in mid-batch."""
+    stage.send_and_meet()
+    in_flight = stage.in_flight()
+    restart(stage.site.servers.postgres)
+    return Fault(time.monotonic(), in_flight)
+
+
+def kill_postgres(stage: Stage) -> Fault:
+    """kill -9 PostgreSQL in mid-batch; back after five seconds."""
+    stage.send_and_meet()
+    in_flight = stage.in_flight()
+    crash(stage.site.servers.postgres)
+    time.sleep(5.0)
+    heal(stage.site.servers.postgres)
+    return Fault(time.monotonic(), in_flight)
+
+
+def exhaust_postgres(stage: Stage) -> Fault:
+    """Strangers take every free connection of PostgreSQL for ten seconds, and all our idle ones are cut off."""
+    stage.send_and_meet(0.1)
+    in_flight = stage.in_flight()
+    strangers: list[psycopg.Connection[tuple[object, ...]]] = []
+    began = time.monotonic()
+    try:
+        while time.monotonic() < began + 10:
+            try:
+                strangers.append(psycopg.connect(stage.site.servers.postgres.url(), connect_timeout=5))
+            except psycopg.OperationalError:
+                time.sleep(0.1)
+                continue
+            if len(strangers) == 100:
+                strangers[0].execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pushq'"
+                )
+    finally:
+        for connection in strangers:
+            connection.close()
+    return Fault(time.monotonic(), in_flight, notes=[f"{len(strangers)} connections taken"])
+
+
+def storm(stage: Stage) -> Fault:
+    """30 % 503, 10 % 429 with Retry-After 2 and some requests never answered on APNs: the dead letters are who was exhausted."""
+    site, fault = stage.site, Fault(0.0)
+    site.mock.set_faults(
+        [
+            {"platform": "apns", "probability": 0.002, "stall": True},
+            {
+                "platform": "apns",
+                "probability": 0.3,
+                "answer": {"status": 503, "reason": "ServiceUnavailable"},
+            },
+            {
+                "platform": "apns",
+                "probability": 0.14,
+                "answer": {"status": 429, "reason": "TooManyRequests", "retry_after": 2},
+            },
+        ],
+        seed=4,
+    )
+    stage.send()
+    end = site.await_finished(stage.cohorts, time.monotonic() + 170)
+    fault.ended = time.monotonic() if end is None else end
+    for cohort in stage.cohorts:
+        exhausted = {
+            device
+            for batch in site.batches(cohort)
+            for device, outcome in zip(batch.device_ids, batch.outcomes, strict=True)
+            if outcome == 5
+        }
+        with site.database.begin() as connection:
+            letters = list(
+                connection.execute(
+                    text("SELECT device_id FROM dead_letters WHERE send_id = :id AND outcome = 'exhausted'"),
+                    {"id": cohort.send_id},
+                ).scalars()
+            )
+        if sorted(letters) != sorted(exhausted):
+            fault.problems.append(f"{len(letters)} dead letters for {len(exhausted)} exhausted recipients")
+        fault.notes.append(f"{cohort.guarantee}: {len(exhausted)} exhausted")
+    early = site.mock.stats()["platforms"]["apns"].get("early", {})
+    if early:
+        fault.problems.append(f"requests before their Retry-After: {early}")
+    # A request that is never answered was not accepted, so it is no duplicate either.
+    return fault
+
+
+def kill_beat(stage: Stage) -> Fault:
+    """Beat killed in mid-send, then two of them, with two clean-ups at the same time."""
+    site, crew = stage.site, stage.site.crew
+    stage.send_and_meet(0.1)
+    crew.kill("beat")
+    ended = time.monotonic()
+    crew.start("beat")
+    crew.start("beat-2")
+    code = "from pushq.tasks.maintenance import cleanup; [cleanup.delay() for _ in range(2)]"
+    run_python(code, site.environment)
+    site.until(lambda: all(site.finished(cohort) for cohort in stage.cohorts), "both sends ended", 120)
+    return Fault(ended)
+
+
+def flush_journal(stage: Stage) -> Fault:
+    """FLUSHALL in mid-send, with all workers alive."""
+    stage.send_and_meet()
+    in_flight = stage.in_flight(journal=False)
+    _flush(stage)
+    return Fault(time.monotonic(), in_flight)
+
+
+def flush_journal_and_kill(stage: Stage) -> Fault:
+    """FLUSHALL in mid-send, and kill -9 the workers: nobody knows how far they came."""
+    stage.send_and_meet()
+    crew = stage.site.crew
+    for name in PROVIDER_WORKERS:
+        crew.signal(name, signal.SIGSTOP)
+    _flush(stage)
+    crew.kill(*PROVIDER_WORKERS)
+    ended = time.monotonic()
+    in_flight = stage.in_flight(journal=False)
+    for name in PROVIDER_WORKERS:
+        crew.start(name)
+    return Fault(ended, in_flight)
+
+
+def _flush(stage: Stage) -> None:
+    with stage.site.servers.redis.client() as client:
+        client.flushall()
+
+
+def kill_redis(stage: Stage) -> Fault:
+    """kill -9 the Redis of the journals, and start it again on its append-only file."""
+    return _kill_redis(stage, empty=False)
+
+
+def kill_redis_and_lose_it(stage: Stage) -> Fault:
+    """kill -9 the Redis of the journals, and start it again with nothing in it."""
+    return _kill_redis(stage, empty=True)
+
+
+def _kill_redis(stage: Stage, *, empty: bool) -> Fault:
+    stage.send_and_meet()
+    server = stage.site.servers.redis
+    crash(server)
+    in_flight = stage.in_flight(journal=False)
+    time.sleep(3.0)
+    if empty:
+        server.lose_data()
+    heal(server)
+    return Fault(time.monotonic(), in_flight)
+
+
+def rewind_redis_and_kill(stage: Stage) -> Fault:
+    """Redis comes back with older data than it had, and the workers are killed: its journals may lack claims."""
+    stage.send()
+    stage.site.until_share(stage.cohorts, 0.1)
+    server = stage.site.servers.redis
+    with server.client() as client:
+        keys = list(client.scan_iter("pushq:journal:*"))
+        old = {key: client.dump(key) for key in keys}
+    stage.site.until_share(stage.cohorts, 0.3)
+    crew = stage.site.crew
+    crew.kill(*PROVIDER_WORKERS)
+    crash(server)
+    ended = time.monotonic()
+    in_flight = stage.in_flight(journal=False)
+    server.lose_data()
+    heal(server)
+    with server.client() as client:
+        for key, value in old.items():
+            if value is not None:
+                client.restore(key, 0, value)
+    for name in PROVIDER_WORKERS:
+        crew.start(name)
+    return Fault(max(ended, time.monotonic()), in_flight)
+
+
+#: For the case that needs several leases to run out.
+SHORT: Final = {"PUSHQ_LEASE_SECONDS": "4", "PUSHQ_SWEEP_SECONDS": "1"}
+
+CASES: Final = (
+    Case("1", "kill -9 the provider workers in mid-batch", kill_workers),
+    Case("2", "SIGTERM to all workers under load", terminate),
+    Case("3", "SIGTERM, then SIGKILL at the deadline", terminate_then_kill),
+    Case("4", "SIGQUIT to the provider workers", quit_workers),
+    Case("5", "kill -9 the queue leader's node while publishing", kill_leader, ("cluster",)),
+    Case("6", "two of three RabbitMQ nodes down, then back", lose_majority, ("cluster",)),
+    Case("7", "all broker connections closed, three times", close_connections),
+    Case("8", f"broker stopped for {BROKER_STOP_S:g} s (SIGSTOP)", stop_broker),
+    Case("9a", "kill -9 the broker, data kept", kill_broker),
+    Case("9b", "kill -9 the broker, data lost", kill_broker_and_lose_it, ("redis",)),
+    Case("10", "SIGSTOP the workers, publish, kill -9", stop_publish_kill),
+    Case(
+        "11",
+        f"Retry-After {LONG_WAIT_S} s, beyond the broker's timeouts",
+        wait_beyond_timeouts,
+        devices=500,
+        may_fail=True,
+    ),
+    Case("12", "a batch that kills its process", poison, settings=SHORT, devices=1500, may_fail=True),
+    Case(
+        "13",
+        "kill -9 the planner at several points",
+        kill_planner,
+        settings={"PUSHQ_PLAN_PAGE": "100"},
+        devices=8000,
+    ),
+    Case("14a", "PostgreSQL restarted in mid-batch", restart_postgres),
+    Case("14b", "kill -9 PostgreSQL, back after 5 s", kill_postgres),
+    Case("14c", "PostgreSQL out of connections for 10 s", exhaust_postgres),
+    Case("15a", "provider storm: 503, 429 and stalls", storm, may_fail=True),
+    Case("15b", "beat killed, then doubled, and two clean-ups", kill_beat),
+    Case("16a", "journals flushed in mid-send", flush_journal),
+    Case("16b", "journals flushed and workers killed", flush_journal_and_kill),
+    Case("16c", "kill -9 the journals' Redis, data kept", kill_redis),
+    Case("16d", "kill -9 the journals' Redis, data lost", kill_redis_and_lose_it),
+    Case("16e", "journals set back to older data, workers killed", rewind_redis_and_kill),
+)
+
+
+def case(name: str) -> Case:
+    """Raises ChaosError when there is none of that name."""
+    for one in CASES:
+        if one.name == name:
+            return one
+    raise ChaosError(f"no case is called {name!r}; there are {', '.join(one.name for one in CASES)}")
+
+
+def matching(names: list[str]) -> list[Case]:
+    """Cases by name; a number without a letter stands for all its variants."""
+    chosen = []
+    for name in names:
+        found = [one for one in CASES if one.name == name or one.name.rstrip("abcde") == name]
+        if not found:
+            case(name)
+        chosen += found
+    return chosen
