@@ -395,7 +395,7 @@ class Pool:
         taking = [each for each in self._connections if each.takes_requests]
         streams = sum(each.core.in_flight for each in taking)
         waiting = self._queue.waiting
-        if not waiting and not streams:
+        if not waiting and not any(each.core.in_flight for each in self._connections):
             self._owed = 0  # what was needed then is not needed now
         oldest = min(
             (each.core.oldest_written_at for each in taking if each.core.oldest_written_at is not None),

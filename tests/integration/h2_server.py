@@ -128,6 +128,8 @@ class ServerConnection:
             try:
                 data = self._sock.recv(65_536)
             except TimeoutError:
+                if self._server.on_silence is not None:
+                    self._server.on_silence(self)
                 continue
             if not data:
                 return
@@ -196,7 +198,9 @@ def accept_all(request: Request) -> None:
 
 
 class H2Server:
-    """Listens on 127.0.0.1. Use it as a context manager.
+    """Listens on 127.0.0.1, or another ``host``. Use it as a context manager.
+
+    ``on_silence`` is called on a connection's thread whenever nothing came for a tenth of a second.
 
     Attributes:
         requests: every complete request, in order of arrival.
@@ -214,11 +218,14 @@ class H2Server:
         client_ca: Path | None = None,
         connection_window: int = 0,
         silent: bool = False,
+        on_silence: Callable[[ServerConnection], None] | None = None,
+        host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
         self.behave = behave
         self.settings = {Settings.MAX_CONCURRENT_STREAMS: 1000, **(settings or {})}
         self.connection_window = connection_window
+        self.on_silence = on_silence
         self.requests: list[Request] = []
         self.connections: list[ServerConnection] = []
         self.resets = 0
@@ -234,7 +241,7 @@ class H2Server:
         if client_ca is not None:
             self._context.load_verify_locations(client_ca)
             self._context.verify_mode = ssl.CERT_REQUIRED
-        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener = socket.create_server((host, port))
         self._listener.settimeout(0.1)
         self.port: int = self._listener.getsockname()[1]
         self._threads: list[threading.Thread] = []

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import gevent
@@ -14,26 +14,17 @@ import pytest
 
 from pushq.errors import SettingsError
 from pushq.http2 import (
-    Answer,
-    Burst,
     Code,
-    HeaderTemplate,
     Origin,
     Pool,
     PoolClosed,
     PoolSaturated,
-    PoolSettings,
     Reason,
 )
 from pushq.http2.frames import ErrorCode
+from tests.integration import pool_world
 from tests.integration.h2_server import Authority, H2Server, Request, Settings, accept_all
-
-TEMPLATE = HeaderTemplate(
-    b"/3/device/", ((b"authorization", b"bearer " + b"x" * 180), (b"apns-topic", b"com.example.shop"))
-)
-#: Time-outs for tests that do not wait for one: long enough for a busy machine.
-PATIENT = 60.0
-MAX = 2**31 - 1
+from tests.integration.pool_world import MAX, PATIENT, Pools, burst_of, heard, number_of, send, tally, until
 
 
 @pytest.fixture(scope="module")
@@ -42,89 +33,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-def pools() -> Iterator[Callable[..., Pool]]:
-    made: list[Pool] = []
-
-    def make(origin: Origin, retire_on: Callable[[Answer], bool] | None = None, **settings: object) -> Pool:
-        defaults: dict[str, object] = {"open_spacing_s": 0.01, "backoff_min_s": 0.01, "tick_s": 0.02}
-        pool = Pool(
-            "test",
-            origin,
-            PoolSettings(**{**defaults, **settings}),  # type: ignore[arg-type]
-            retire_on=retire_on if retire_on is not None else lambda answer: False,
-            observer=Counts(),
-        )
-        made.append(pool)
-        return pool
-
-    yield make
-    for pool in made:
-        pool.close(0)
-    gevent.sleep(0)  # the last greenlets end
-
-
-class Counts:
-    """An observer that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.opened = 0
-        self.ended: list[str] = []
-        self.failed: list[str] = []
-        self.goaways: list[int] = []
-        self.exhaustions = 0
-
-    def connection_opened(self, pool: str, seconds: float) -> None:
-        self.opened += 1
-
-    def connection_ended(self, pool: str, reason: Reason) -> None:
-        self.ended.append(reason)
-
-    def connect_failed(self, pool: str, reason: Reason) -> None:
-        self.failed.append(reason)
-
-    def goaway_received(self, pool: str, code: int) -> None:
-        self.goaways.append(code)
-
-    def exhausted(self, pool: str) -> None:
-        self.exhaustions += 1
-
-
-def heard(pool: Pool) -> Counts:
-    observer = pool._observer
-    assert isinstance(observer, Counts)
-    return observer
-
-
-def burst_of(count: int, start: int = 0, body: bytes = b'{"aps":{}}') -> Burst:
-    targets = [b"%064x" % number for number in range(start, start + count)]
-    return Burst(TEMPLATE, count, targets=targets, bodies=body)
-
-
-def number_of(request: Request) -> int:
-    return int(request.token, 16)
-
-
-def send(pool: Pool, burst: Burst) -> Burst:
-    pool.submit(burst, PATIENT)
-    assert burst.wait(PATIENT), (burst, pool.stats())
-    return burst
-
-
-def tally(burst: Burst) -> dict[Code, int]:
-    return {code: burst.codes.count(code) for code in Code if burst.codes.count(code)}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that must come; the deadline only keeps a failure from hanging."""
-    with gevent.Timeout(PATIENT, AssertionError("it did not happen")):
-        while not condition():
-            gevent.sleep(0.005)
+def pools() -> Iterator[Pools]:
+    yield from pool_world.made()
 
 
 # The ordinary way
 
 
-def test_many_bursts_over_several_connections(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_many_bursts_over_several_connections(authority: Authority, pools: Pools) -> None:
     with H2Server(authority, settings={Settings.MAX_CONCURRENT_STREAMS: 50}) as server:
         pool = pools(server.origin, min_connections=2, max_connections=4)
         bursts = [burst_of(200, start=200 * number) for number in range(8)]
@@ -141,7 +57,7 @@ def test_many_bursts_over_several_connections(authority: Authority, pools: Calla
         assert set(heard(pool).ended) == {"pool_closed"}
 
 
-def test_answers_reach_their_requests(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_answers_reach_their_requests(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         if number_of(request) % 3:
             request.answer()
@@ -157,7 +73,7 @@ def test_answers_reach_their_requests(authority: Authority, pools: Callable[...,
             assert answer.headers["apns-id"] == f"{index:08x}"
 
 
-def test_greenlets_submit_side_by_side(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_greenlets_submit_side_by_side(authority: Authority, pools: Pools) -> None:
     with H2Server(authority) as server:
         pool = pools(server.origin, queue_limit=100, max_connections=3)
         bursts = [burst_of(37, start=37 * number) for number in range(20)]
@@ -167,9 +83,7 @@ def test_greenlets_submit_side_by_side(authority: Authority, pools: Callable[...
         assert len(set(server.tokens())) == len(server.requests) == 740
 
 
-def test_one_stream_until_the_credential_is_accepted(
-    authority: Authority, pools: Callable[..., Pool]
-) -> None:
+def test_one_stream_until_the_credential_is_accepted(authority: Authority, pools: Pools) -> None:
     """As APNs does it: limit 1, raised by the first good request."""
     started = threading.Event()
 
@@ -185,7 +99,7 @@ def test_one_stream_until_the_credential_is_accepted(
         assert len(server.connections) == 1
 
 
-def test_a_limit_dropped_to_one_in_flight(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_a_limit_dropped_to_one_in_flight(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         if number_of(request) == 50:
             request.connection.update_settings({Settings.MAX_CONCURRENT_STREAMS: 1})
@@ -198,7 +112,7 @@ def test_a_limit_dropped_to_one_in_flight(authority: Authority, pools: Callable[
         assert tally(burst) == {Code.OK: 200}
 
 
-def test_large_bodies_through_small_windows(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_large_bodies_through_small_windows(authority: Authority, pools: Pools) -> None:
     with H2Server(authority, settings={Settings.INITIAL_WINDOW_SIZE: 1000}) as server:
         burst = send(pools(server.origin), burst_of(40, body=b"x" * 4096))
         assert tally(burst) == {Code.OK: 40}
@@ -208,9 +122,7 @@ def test_large_bodies_through_small_windows(authority: Authority, pools: Callabl
 # What goes wrong on a connection
 
 
-def test_goaway_refuses_what_is_above_and_the_rest_finishes(
-    authority: Authority, pools: Callable[..., Pool]
-) -> None:
+def test_goaway_refuses_what_is_above_and_the_rest_finishes(authority: Authority, pools: Pools) -> None:
     held: list[Request] = []
 
     def behave(request: Request) -> None:
@@ -234,9 +146,7 @@ def test_goaway_refuses_what_is_above_and_the_rest_finishes(
         assert len(server.connections) == 2
 
 
-def test_a_cut_connection_leaves_unknown_and_is_replaced(
-    authority: Authority, pools: Callable[..., Pool]
-) -> None:
+def test_a_cut_connection_leaves_unknown_and_is_replaced(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         if request.connection.number or number_of(request) < 5:
             request.answer()
@@ -253,7 +163,7 @@ def test_a_cut_connection_leaves_unknown_and_is_replaced(
         assert pool.stats().lost == 1
 
 
-def test_resets_per_stream(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_resets_per_stream(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         kind = number_of(request) % 3
         if kind == 0:
@@ -268,9 +178,7 @@ def test_resets_per_stream(authority: Authority, pools: Callable[..., Pool]) -> 
         assert set(burst.reasons.values()) == {"refused_stream", "stream_reset"}
 
 
-def test_a_request_without_an_answer_times_out_alone(
-    authority: Authority, pools: Callable[..., Pool]
-) -> None:
+def test_a_request_without_an_answer_times_out_alone(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         if number_of(request) != 7:
             request.answer()
@@ -283,7 +191,7 @@ def test_a_request_without_an_answer_times_out_alone(
         until(lambda: server.resets == 1)
 
 
-def test_a_wedged_connection_is_replaced(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_a_wedged_connection_is_replaced(authority: Authority, pools: Pools) -> None:
     """It echoes PINGs and never answers: the outage after which a client sat for six hours."""
 
     def behave(request: Request) -> None:
@@ -297,9 +205,7 @@ def test_a_wedged_connection_is_replaced(authority: Authority, pools: Callable[.
         assert "wedged" in heard(pool).ended
 
 
-def test_a_peer_that_is_gone_without_a_word_is_found_by_ping(
-    authority: Authority, pools: Callable[..., Pool]
-) -> None:
+def test_a_peer_that_is_gone_without_a_word_is_found_by_ping(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         request.answer()
         request.connection.deaf = True
@@ -311,7 +217,7 @@ def test_a_peer_that_is_gone_without_a_word_is_found_by_ping(
         assert set(burst.reasons.values()) == {"ping_timeout"}
 
 
-def test_a_peer_that_stops_reading_is_given_up(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_a_peer_that_stops_reading_is_given_up(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         request.answer()
         request.connection.deaf = not request.connection.number
@@ -325,7 +231,7 @@ def test_a_peer_that_stops_reading_is_given_up(authority: Authority, pools: Call
         assert set(tally(burst)) <= {Code.OK, Code.UNKNOWN, Code.NOT_SENT}
 
 
-def test_a_violation_is_named(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_a_violation_is_named(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         request.connection.flush()
         if not request.connection.number:
@@ -342,7 +248,7 @@ def test_a_violation_is_named(authority: Authority, pools: Callable[..., Pool]) 
         assert tally(send(pool, burst_of(3))) == {Code.OK: 3}
 
 
-def test_an_answer_can_retire_its_connection(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_an_answer_can_retire_its_connection(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         if request.connection.number:
             request.answer()
@@ -357,9 +263,7 @@ def test_an_answer_can_retire_its_connection(authority: Authority, pools: Callab
         assert pool.stats().lost == 0
 
 
-def test_a_peer_that_cannot_do_without_a_header_table_gets_one(
-    authority: Authority, pools: Callable[..., Pool]
-) -> None:
+def test_a_peer_that_cannot_do_without_a_header_table_gets_one(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         if request.connection.number == 0:
             request.connection.goaway(0, ErrorCode.COMPRESSION_ERROR)
@@ -377,7 +281,7 @@ def test_a_peer_that_cannot_do_without_a_header_table_gets_one(
 # Connecting
 
 
-def test_nobody_listens(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_nobody_listens(authority: Authority, pools: Pools) -> None:
     with socket.create_server(("127.0.0.1", 0)) as placeholder:
         port = placeholder.getsockname()[1]
     pool = pools(Origin("127.0.0.1", port, authority.ca_file), queue_timeout_s=0.3)
@@ -388,7 +292,7 @@ def test_nobody_listens(authority: Authority, pools: Callable[..., Pool]) -> Non
     assert pool.stats().connections == 0
 
 
-def test_a_server_that_comes_back_gets_what_waited(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_a_server_that_comes_back_gets_what_waited(authority: Authority, pools: Pools) -> None:
     with socket.create_server(("127.0.0.1", 0)) as placeholder:
         port = placeholder.getsockname()[1]
     pool = pools(Origin("localhost", port, authority.ca_file))
@@ -412,7 +316,7 @@ def test_a_server_that_comes_back_gets_what_waited(authority: Authority, pools: 
     ],
 )
 def test_why_there_is_no_connection(
-    case: str, reason: str, authority: Authority, pools: Callable[..., Pool], tmp_path: Path
+    case: str, reason: str, authority: Authority, pools: Pools, tmp_path: Path
 ) -> None:
     alpn = "http/1.1" if case == "no HTTP/2" else "h2"
     silent = case == "no SETTINGS"
@@ -445,7 +349,7 @@ def _hang_up_on_all(listener: socket.socket) -> None:
         peer.close()
 
 
-def test_client_certificates(authority: Authority, pools: Callable[..., Pool], tmp_path: Path) -> None:
+def test_client_certificates(authority: Authority, pools: Pools, tmp_path: Path) -> None:
     clients = Authority(tmp_path, "clients")
     pem = clients.issue("provider")
     with H2Server(authority, client_ca=clients.ca_file) as server:
@@ -468,7 +372,7 @@ def test_certificate_files_that_cannot_be_used_are_named(field: str, tmp_path: P
         Pool("test", Origin("localhost", 443, **{field: tmp_path / "missing.pem"}))  # type: ignore[arg-type]
 
 
-def test_the_tls_session_is_used_again(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_the_tls_session_is_used_again(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         request.answer()
         if number_of(request) == 0:
@@ -484,9 +388,7 @@ def test_the_tls_session_is_used_again(authority: Authority, pools: Callable[...
 # Growth, back-pressure, end
 
 
-def test_the_pool_grows_while_work_waits_and_says_when_it_cannot(
-    authority: Authority, pools: Callable[..., Pool]
-) -> None:
+def test_the_pool_grows_while_work_waits_and_says_when_it_cannot(authority: Authority, pools: Pools) -> None:
     held: list[Request] = []
 
     def behave(request: Request) -> None:
@@ -511,7 +413,7 @@ def test_the_pool_grows_while_work_waits_and_says_when_it_cannot(
         assert tally(burst) == {Code.IN_FLIGHT: 27, Code.NOT_SENT: 73}
 
 
-def test_a_full_queue_holds_the_submitter_back(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_a_full_queue_holds_the_submitter_back(authority: Authority, pools: Pools) -> None:
     release = threading.Event()
 
     def behave(request: Request) -> None:
@@ -536,9 +438,7 @@ def test_a_full_queue_holds_the_submitter_back(authority: Authority, pools: Call
         assert tally(third) == {Code.OK: 9}
 
 
-def test_work_that_is_not_written_in_time_is_not_sent(
-    authority: Authority, pools: Callable[..., Pool]
-) -> None:
+def test_work_that_is_not_written_in_time_is_not_sent(authority: Authority, pools: Pools) -> None:
     held: list[Request] = []
     with H2Server(authority, held.append, settings={Settings.MAX_CONCURRENT_STREAMS: 1}) as server:
         pool = pools(server.origin, max_connections=1, queue_timeout_s=0.2, request_timeout_s=PATIENT)
@@ -549,9 +449,7 @@ def test_work_that_is_not_written_in_time_is_not_sent(
         assert burst.codes[0] == Code.IN_FLIGHT
 
 
-def test_close_finishes_what_is_in_flight_and_returns_the_rest(
-    authority: Authority, pools: Callable[..., Pool]
-) -> None:
+def test_close_finishes_what_is_in_flight_and_returns_the_rest(authority: Authority, pools: Pools) -> None:
     release = threading.Event()
 
     def behave(request: Request) -> None:
@@ -572,7 +470,7 @@ def test_close_finishes_what_is_in_flight_and_returns_the_rest(
             pool.submit(burst_of(1), 1)
 
 
-def test_close_without_grace_leaves_unknown(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_close_without_grace_leaves_unknown(authority: Authority, pools: Pools) -> None:
     def behave(request: Request) -> None:
         if number_of(request) == 0:
             request.answer()
@@ -588,7 +486,7 @@ def test_close_without_grace_leaves_unknown(authority: Authority, pools: Callabl
 
 
 def test_close_wakes_who_waits_for_room_and_who_waits_for_a_connection(
-    authority: Authority, pools: Callable[..., Pool]
+    authority: Authority, pools: Pools
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         pool = pools(Origin("127.0.0.1", mute.getsockname()[1], authority.ca_file), queue_limit=10)
@@ -604,7 +502,7 @@ def test_close_wakes_who_waits_for_room_and_who_waits_for_a_connection(
         assert tally(outside) == {Code.QUEUED: 5}
 
 
-def test_connections_are_opened_in_advance(authority: Authority, pools: Callable[..., Pool]) -> None:
+def test_connections_are_opened_in_advance(authority: Authority, pools: Pools) -> None:
     with H2Server(authority, accept_all) as server:
         pool = pools(server.origin, min_connections=3)
         pool.start()
@@ -613,9 +511,7 @@ def test_connections_are_opened_in_advance(authority: Authority, pools: Callable
         assert "3 connections" in repr(pool)
 
 
-def test_a_server_that_throws_everybody_out_is_not_stormed(
-    authority: Authority, pools: Callable[..., Pool]
-) -> None:
+def test_a_server_that_throws_everybody_out_is_not_stormed(authority: Authority, pools: Pools) -> None:
     """Attempts that end at once without an answer count as failures, and the back-off grows."""
 
     def behave(request: Request) -> None:
