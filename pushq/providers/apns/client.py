@@ -144,6 +144,8 @@ class ApnsClient:
         look = {
             "InvalidProviderToken": f"{table}.key_file, key_id and team_id belong together",
             "BadTopic": f"{table}.topic is the app's bundle id",
+            "DeviceTokenNotForTopic": f"{table}.topic is the bundle id of the app that the tokens come from",
+            "BadDeviceToken": f"the tokens come from this app and from the environment of {table}.url",
             "TopicDisallowed": f"{table}.topic belongs to the team of the key",
             "BadEnvironmentKeyInToken": f"the key of {table} is made for this environment",
             "BadEnvironmentKeyIdInToken": f"the key of {table} is made for this environment",

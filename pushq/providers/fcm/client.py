@@ -95,5 +95,7 @@ class FcmClient:
             403: f"the FCM API is enabled and the service account of {table} may send messages",
             404: f"{table}.project_id is right",
         }.get(verdict.status, f"the settings in {table} are right")
+        if verdict.guarded:
+            look = f"the tokens come from an app of the project in {table}.project_id"
         detail = f": {verdict.detail}" if verdict.detail else ""
         return f"FCM refuses app {self._app!r} ({verdict.status} {verdict.reason}{detail}). Check that {look}, then: pushq resume"
