@@ -290,6 +290,8 @@ class Connection:
         It may be answers, or a GOAWAY that makes most of what is in flight safe to repeat.
         """
         self._sending_since = None
+        if not self.alive:
+            return  # which is why writing failed
         self.core.retire()
         self._owner.changed(self)
         if not self._ended.wait(_READ_OUT_S):

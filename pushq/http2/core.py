@@ -65,6 +65,8 @@ BODY_READ = 256 * 1024
 #: Our windows. Answers are small and are consumed as they come, so no peer ever has to wait for these.
 STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 1 << 30
+#: Frames without an answer completed among them. A thousand answers in pieces of a few octets stay below; a flood does not.
+_IDLE_FRAMES = 50_000
 #: GOAWAYs with something new in them that the owner hears of.
 _GOAWAYS_TOLD = 8
 #: A new connection is due long before the ids end: 2**30 as an id is days at full speed.
@@ -163,6 +165,7 @@ class Core:
         self._goaway_last_id = MAX_STREAM_ID
         self._goaway: tuple[int, bytes] | None = None
         self._goaways_told = 0
+        self._idle_frames = 0
         self._out.put(PREFACE)
         self._out.put(
             settings_frame(
@@ -345,7 +348,7 @@ class Core:
         those: it takes only the two ordinary shapes (a block that is a 200 by its first octet, and DATA of a 200); everything else
         goes through the table of handlers.
         """
-        streams, answering = self._streams, self._answering
+        streams, answering, partial = self._streams, self._answering, self._out.partial
         unpack = FRAME_HEAD.unpack_from
         fast = self._decoder.stateless and self._open_block is None
         offset, size = 0, len(data)
@@ -398,7 +401,7 @@ class Core:
                     if not chunk.left:
                         self._finish_chunk(chunk)
                     continue
-            elif word == _RST_WORD and fast and stream_id & 1 and stream_id < self._next_id:
+            elif word == _RST_WORD and fast and stream_id & 1 and stream_id < self._next_id and not partial:
                 # For a stream that has ended: nothing to do. Servers that answer before they have read the body send one each.
                 next_look = 0
                 continue
@@ -443,6 +446,11 @@ class Core:
             raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"frame of type {kind} inside a header block")
         if not self.peer.received and (kind != FrameType.SETTINGS or flags & ACK):
             raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"the first frame is of type {kind}, not SETTINGS")
+        self._idle_frames += 1
+        if self._idle_frames > _IDLE_FRAMES:
+            raise PeerViolation(
+                ErrorCode.ENHANCE_YOUR_CALM, f"{_IDLE_FRAMES} frames in a row that ended no request"
+            )
         handler = self._handlers.get(kind)
         if handler is not None:  # unknown types are ignored (section 4.1)
             handler(flags, stream_id, payload)
@@ -526,6 +534,7 @@ class Core:
         if len(payload) != 4:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"RST_STREAM of {len(payload)} octets")
         self._check_opened(stream_id, "RST_STREAM")
+        self._out.forget_body(stream_id)
         if stream_id not in self._streams:
             return
         (code,) = UINT32.unpack(payload)
@@ -542,6 +551,7 @@ class Core:
             if payload:
                 raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload")
             return
+        self._cancel_bodies()
         before = self.peer.initial_window_size
         for key, value in self.peer.apply(payload):
             if key == Setting.HEADER_TABLE_SIZE:
@@ -583,6 +593,7 @@ class Core:
         if len(payload) != 4:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"WINDOW_UPDATE of {len(payload)} octets")
         increment = UINT32.unpack(payload)[0] & MAX_WINDOW
+        self._cancel_bodies()
         if stream_id == 0:
             self._out.open_window(increment)
             return
@@ -642,8 +653,14 @@ class Core:
 
     def _after_answers(self, answered: int) -> None:
         self.answered += answered
+        self._idle_frames = 0
         self._alone = False
-        self._out.cancel_bodies(self._streams)
+        self._cancel_bodies()
+
+    def _cancel_bodies(self) -> None:
+        """Give up the bodies of streams that were answered before all of it went out: the room is for others."""
+        if self._out.partial:
+            self._out.cancel_bodies(self._streams)
 
 
 def _unpadded(payload: bytes, flags: int, what: str) -> bytes:

@@ -43,6 +43,7 @@ class Outgoing:
     Attributes:
         encoder: the request headers' HPACK state.
         window: octets of DATA that the peer will take on this connection.
+        partial: by stream, what the windows have not let through yet.
     """
 
     def __init__(self, authority: bytes, peer: PeerSettings) -> None:
@@ -51,7 +52,7 @@ class Outgoing:
         self._peer = peer
         self._parts: list[bytes] = []
         self._control_size = 0
-        self._partial: dict[int, _PartialBody] = {}
+        self.partial: dict[int, _PartialBody] = {}
 
     def __bool__(self) -> bool:
         return bool(self._parts)
@@ -129,11 +130,11 @@ class Outgoing:
         block = packing.block(encoded, burst, burst.cursor, first=True)
         self._parts.append(header_frames(stream_id, block, self._peer.max_frame_size, end_stream=not body))
         if body:
-            self._partial[stream_id] = _PartialBody(body, 0, self._peer.initial_window_size)
+            self.partial[stream_id] = _PartialBody(body, 0, self._peer.initial_window_size)
             self._continue_bodies()
 
     def _continue_bodies(self) -> None:
-        for stream_id, partial in list(self._partial.items()):
+        for stream_id, partial in list(self.partial.items()):
             size = min(partial.window, self.window, len(partial.body) - partial.offset)
             if size <= 0:
                 continue
@@ -145,7 +146,7 @@ class Outgoing:
             partial.window -= size
             self.window -= size
             if finished:
-                del self._partial[stream_id]
+                del self.partial[stream_id]
 
     def open_window(self, increment: int) -> None:
         """The peer's WINDOW_UPDATE for the connection."""
@@ -160,7 +161,7 @@ class Outgoing:
         """The peer's WINDOW_UPDATE for a stream; anything but NO_ERROR must end that stream."""
         if increment == 0:
             return ErrorCode.PROTOCOL_ERROR
-        partial = self._partial.get(stream_id)
+        partial = self.partial.get(stream_id)
         if partial is None:
             return ErrorCode.NO_ERROR  # its body is on the way, the window is of no use any more
         if partial.window + increment > MAX_WINDOW:
@@ -171,7 +172,7 @@ class Outgoing:
 
     def move_stream_windows(self, change: int) -> None:
         """The peer's INITIAL_WINDOW_SIZE has changed by so much."""
-        for partial in self._partial.values():
+        for partial in self.partial.values():
             partial.window += change
             if partial.window > MAX_WINDOW:
                 raise PeerViolation(
@@ -181,13 +182,13 @@ class Outgoing:
 
     def cancel_bodies(self, open_streams: Container[int]) -> None:
         """Reset the streams whose answer came before the request was complete: the rest is not wanted."""
-        for stream_id in [waiting for waiting in self._partial if waiting not in open_streams]:
-            del self._partial[stream_id]
+        for stream_id in [waiting for waiting in self.partial if waiting not in open_streams]:
+            del self.partial[stream_id]
             self._parts.append(rst_stream(stream_id, ErrorCode.CANCEL))
 
     def forget_body(self, stream_id: int) -> None:
         """The stream was reset."""
-        self._partial.pop(stream_id, None)
+        self.partial.pop(stream_id, None)
 
 
 def _body(burst: Burst, index: int) -> bytes:

@@ -338,6 +338,29 @@ def test_a_wrong_window_update_for_a_stream_ends_that_stream(increment: int, cod
     assert referee.resets == {stream_id: code}
 
 
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("opens", ["stream", "connection", "settings"])
+def test_no_body_goes_on_after_the_answer_in_the_same_read(opens: str, reset: bool) -> None:
+    """After an RST_STREAM not even a reset of ours."""
+    referee = ready({WINDOW: 10})
+    referee.consumes = False
+    burst = burst_of(1, body=b"x" * 50)
+    referee.write(burst)
+    stream_id = max(referee.requests)
+    data = HeadersFrame(stream_id, b"\x88", flags=["END_HEADERS", "END_STREAM"]).serialize()
+    if reset:
+        data += RstStreamFrame(stream_id, error_code=0).serialize()
+    if opens == "settings":
+        data += settings_of(INITIAL_WINDOW_SIZE=1000)
+    else:
+        data += WindowUpdateFrame(stream_id if opens == "stream" else 0, window_increment=1000).serialize()
+    referee.core.receive(data)
+    assert codes(burst) == [Code.OK]
+    cancel = RstStreamFrame(stream_id, error_code=ErrorCode.CANCEL).serialize()
+    acknowledgement = frame(FrameType.SETTINGS, 1, 0) if opens == "settings" else b""
+    assert referee.core.output() == (b"" if reset else cancel) + acknowledgement
+
+
 def test_what_we_receive_is_acknowledged_before_the_window_is_used_up() -> None:
     referee = ready()
     before = referee.server.outbound_flow_control_window
@@ -642,9 +665,20 @@ def test_graceful_goaway_in_two_steps() -> None:
     second.last_stream_id = ids[2]
     referee.core.receive(second.serialize())
     assert codes(burst) == [Code.IN_FLIGHT] * 3 + [Code.REFUSED]
+    again = referee.core.receive(second.serialize())
+    assert again == []
     third.last_stream_id = 2**31 - 1  # must not rise; what was refused stays refused
     assert referee.core.receive(third.serialize()) == []
     assert codes(burst) == [Code.IN_FLIGHT] * 3 + [Code.REFUSED]
+
+
+def test_a_second_goaway_that_says_why_is_heard_and_a_flood_is_not() -> None:
+    core = ready().core
+    told = 0
+    for number in range(100):
+        payload = (2**31 - 1).to_bytes(4, "big") + bytes(4) + b"%d" % number
+        told += len(core.receive(frame(FrameType.GOAWAY, 0, 0, payload) * 2))
+    assert told == 8
 
 
 def test_goaway_refuses_a_half_sent_request() -> None:
@@ -753,6 +787,36 @@ def test_a_flood_of_pings_is_answered_only_up_to_a_bound() -> None:
             referee.core.receive(ping.serialize() * 1000)
     assert caught.value.code == ErrorCode.ENHANCE_YOUR_CALM
     assert len(referee.core.output()) < 200_000
+
+
+def test_frames_that_end_no_request_are_bounded() -> None:
+    """Each of them is legal. A thousand streams in small pieces stay far below the bound."""
+    referee = ready()
+    referee.write_all(burst_of(1))
+    (stream_id,) = referee.requests
+    opening = HeadersFrame(stream_id, b"\x88", flags=["END_HEADERS"]).serialize()
+    referee.inject(opening + DataFrame(stream_id, b"").serialize() * 20_000)
+    with pytest.raises(PeerViolation) as caught:
+        referee.core.receive(DataFrame(stream_id, b"").serialize() * 40_000)
+    assert caught.value.code == ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_answers_start_the_count_of_idle_frames_again() -> None:
+    referee = ready()
+    for _ in range(3):
+        burst = burst_of(1)
+        referee.write_all(burst)
+        stream_id = max(referee.requests)
+        opening = HeadersFrame(stream_id, b"\x88", flags=["END_HEADERS"]).serialize()
+        referee.inject(opening + DataFrame(stream_id, b"").serialize() * 30_000)
+        referee.inject(DataFrame(stream_id, b"", flags=["END_STREAM"]).serialize())
+        assert codes(burst) == [Code.OK]
+
+
+def test_http1_in_place_of_http2_is_named() -> None:
+    core = Core(b"localhost")
+    with pytest.raises(PeerViolation, match="speaks HTTP/1"):
+        core.receive(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 def test_unknown_frames_and_settings_and_priority_are_ignored() -> None:
