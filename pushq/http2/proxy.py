@@ -24,6 +24,8 @@ _EXPECTED = (
     "expected http://HOST:PORT or http://USER:PASSWORD@HOST:PORT (https:// for a proxy that speaks TLS)"
 )
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
+#: An IPv6 address without brackets has no port.
+_WITH_PORT = re.compile(r"(\[.+\]|[^:]+):([0-9]+)")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: ([^\r\n]*))?\r?\n")
 
 
@@ -117,14 +119,14 @@ class Proxy:
 
 
 def _matches(entry: str, host: str, port: int) -> bool:
-    """``*``, ``example.com`` (and all below), ``.example.com``, ``10.0.0.0/8``, ``::1``; each but the last may end in ``:port``."""
+    """``*``, ``example.com`` (and all below), ``.example.com``, ``10.0.0.0/8``, ``[::1]``; each may end in ``:port``."""
     if entry == "*":
         return True
-    name, colon, wanted = entry.rpartition(":")
-    if colon and wanted.isdigit() and ":" not in name.strip("[]"):
-        if int(wanted) != port:
+    found = _WITH_PORT.fullmatch(entry)
+    if found is not None:
+        if int(found[2]) != port:
             return False
-        entry = name
+        entry = found[1]
     try:
         network = ipaddress.ip_network(entry.strip("[]"), strict=False)
     except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import gevent
 import pytest
@@ -216,9 +217,12 @@ def test_a_provider_that_throws_out_after_each_answer_is_asked_less_and_less(
 
     with H2Server(authority, behave) as server:
         pool = pools(server.origin, backoff_min_s=0.02, backoff_max_s=10.0)
+
+        def thrown_out(times: int) -> bool:
+            return len(heard(pool).ended) == times
+
         for number in range(5):
             assert tally(send(pool, burst_of(1, start=number))) == {Code.OK: 1}
-            until(lambda: pool._opener._admission.failures == len(heard(pool).ended) > 0)
-            until(lambda: pool.stats().connections == 1)
+            until(partial(thrown_out, number + 1))
         assert pool._opener._admission.failures == 5
         assert pool.stats().failed == 0
