@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -40,11 +41,11 @@ def worker(
     ready_file: Path | None,
     parent_pid: int | None,
 ) -> None:
-    """Run a worker until SIGTERM, which lets running batches finish.
+    """Run a worker until SIGTERM, which lets running batches finish or hands them back, within PUSHQ_SHUTDOWN_GRACE seconds.
 
     core plans sends, buries dead letters, sweeps and cleans; apns and fcm deliver. A process delivers to one provider only.
     """
-    from celery.signals import worker_ready  # noqa: PLC0415
+    from celery.signals import worker_ready, worker_shutting_down  # noqa: PLC0415
 
     from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, app  # noqa: PLC0415
     from pushq.tasks import runtime  # noqa: PLC0415
@@ -76,7 +77,15 @@ def worker(
         if ready_file is not None:
             ready_file.touch()
 
+    def shutting_down(**_: object) -> None:
+        runtime.drain()
+        # Everything has its own time-out, but a worker that hangs all the same must not outlive the grace period: the kernel
+        # ends it. What that cuts off is swept, as after any kill.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, settings.shutdown_grace)
+
     worker_ready.connect(ready, weak=False)
+    worker_shutting_down.connect(shutting_down, weak=False)
     app.steps["consumer"].add(EventGroups)
     try:
         app.worker_main(arguments)

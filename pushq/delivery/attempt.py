@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
-from pushq.http2 import Answer, Burst, Code
+from pushq.http2 import Answer, Burst, Code, Reason
 from pushq.ledger.batches import DeadLetter
 from pushq.ledger.outcomes import Outcome
 from pushq.providers.answers import Effect, Scope, Verdict
@@ -40,6 +40,39 @@ _MOST_ONCE: Final = _codes(
 )
 
 
+#: Requests that were written, and so were a try.
+_TRIED: Final = bytes(
+    int(code in (Code.IN_FLIGHT, Code.OK, Code.ANSWERED, Code.UNKNOWN)) for code in range(256)
+)
+#: Never written because no connection could be made: the provider is as good as down.
+_NO_CONNECTION: Final = frozenset(
+    {
+        Reason.DNS,
+        Reason.CONNECT_REFUSED,
+        Reason.CONNECT_TIMEOUT,
+        Reason.CONNECT_FAILED,
+        Reason.TLS_VERIFY_FAILED,
+        Reason.TLS_FAILED,
+        Reason.NO_ALPN_H2,
+        Reason.NO_SETTINGS,
+    }
+)
+
+
+class Failure(NamedTuple):
+    """Why a recipient is to be tried again.
+
+    Attributes:
+        wait_s: how long the provider wants this recipient left alone.
+        counts: whether it was an attempt: a refused credential says nothing about a recipient.
+    """
+
+    reason: str
+    status: int | None
+    wait_s: float = 0.0
+    counts: bool = True
+
+
 @dataclass
 class _Part:
     """A burst and the positions of its requests in the batch."""
@@ -48,6 +81,7 @@ class _Part:
     positions: Sequence[int]
     judged: int = 0
     seen: bytes = b""
+    accepted: int = 0
     finished: bool = False
 
 
@@ -57,18 +91,23 @@ class Attempt:
 
     Attributes:
         outcomes: one byte per recipient; CLAIMED stands for handed over and unanswered (at_most_once only).
-        failures: why a recipient is to be tried again, by position: (reason, status or None).
-        floor_s: the longest wait that a provider asked for.
+        failures: why a recipient is to be tried again, by position.
+        answered, failed: requests with an answer; those with one of 5xx, with none, or without a connection. The caller
+            sets them back as it reports them.
+        hold_off_s: the longest pause that the provider asked of everybody; set back by the caller as well.
         halted: a verdict that makes sending the rest pointless: a refused set-up or a refused message.
         reauthenticate: a burst whose credential was refused as expired.
+        not_sent: why requests were never written, or surely not processed.
     """
 
     outcomes: bytearray
     at_most_once: bool
-    failures: dict[int, tuple[str, int | None]] = field(default_factory=dict)
+    failures: dict[int, Failure] = field(default_factory=dict)
     dead: list[DeadLetter] = field(default_factory=list)
     guarded: set[int] = field(default_factory=set)
-    floor_s: float = 0.0
+    answered: int = 0
+    failed: int = 0
+    hold_off_s: float = 0.0
     halted: Verdict | None = None
     reauthenticate: Burst | None = None
     not_sent: str | None = None
@@ -106,6 +145,9 @@ class Attempt:
         if not part.finished and codes == part.seen and part.judged == len(part.burst.answers):
             return
         part.seen = codes
+        accepted = codes.count(Code.OK)
+        self.answered += accepted - part.accepted
+        part.accepted = accepted
         values = codes.translate(_MOST_ONCE if self.at_most_once else _LEAST_ONCE)
         positions = part.positions
         first, last = positions[0], positions[-1] + 1
@@ -129,20 +171,24 @@ class Attempt:
             while index >= 0:
                 reason = part.burst.reasons.get(index, "unknown")
                 if code is Code.UNKNOWN:
+                    self.failed += 1
                     position = part.positions[index]
                     if self.at_most_once:
                         self.dead.append(
                             DeadLetter(position, Outcome.UNKNOWN, None, f"no_answer_{reason}", None)
                         )
                     else:
-                        self.failures[position] = (f"no_answer_{reason}", None)
+                        self.failures[position] = Failure(f"no_answer_{reason}", None)
                 else:
                     self.not_sent = reason
+                    self.failed += reason in _NO_CONNECTION
                 index = codes.find(code, index + 1)
 
     def _judge(self, part: _Part, judge: Judge) -> None:
         answers = list(part.burst.answers.items())
         for index, answer in answers[part.judged :]:
+            self.answered += answer.status < 500
+            self.failed += answer.status >= 500
             self._apply(part.positions[index], judge(answer), part.burst)
         part.judged = len(answers)
         if self.at_most_once:
@@ -164,25 +210,66 @@ class Attempt:
             if verdict.scope is Scope.MESSAGE:
                 self.halted = self.halted or verdict
         elif effect is Effect.CONFIGURATION:
-            self.failures[position] = (verdict.reason, verdict.status)
+            self.failures[position] = Failure(verdict.reason, verdict.status, counts=False)
             self.halted = self.halted or verdict
+        elif effect is Effect.REAUTHENTICATE:
+            self.failures[position] = Failure(verdict.reason, verdict.status, verdict.wait_s, counts=False)
+            self.reauthenticate = burst
         else:
-            self.failures[position] = (verdict.reason, verdict.status)
-            self.floor_s = max(self.floor_s, verdict.wait_s)
-            if effect is Effect.REAUTHENTICATE:
-                self.reauthenticate = burst
+            self.failures[position] = Failure(verdict.reason, verdict.status, verdict.wait_s)
+            if verdict.status == 429 and verdict.scope is Scope.PROVIDER:
+                self.hold_off_s = max(self.hold_off_s, verdict.wait_s)
 
     def _bury(self, position: int, outcome: Outcome, verdict: Verdict) -> None:
         self.outcomes[position] = outcome
         self.failures.pop(position, None)
         self.dead.append(DeadLetter(position, outcome, verdict.status, verdict.reason, verdict.invalid_since))
 
-    def end_pending(self, positions: Sequence[int], ending: Outcome) -> None:
-        """Give recipients that will not be tried again their final outcome, and a dead letter each."""
+    def tries(self, before: bytes) -> bytes:
+        """How often each recipient has been tried by now.
+
+        Args:
+            before: the same, as of the beginning of this attempt.
+        """
+        tries = bytearray(before)
+        for part in self._parts:
+            tried = part.burst.codes.translate(_TRIED)
+            first, last = part.positions[0], part.positions[-1] + 1
+            if last - first == len(tried) and not any(before[first:last]):
+                tries[first:last] = tried
+                continue
+            for position, more in zip(part.positions, tried, strict=True):
+                tries[position] = min(before[position] + more, 255)
+        for position, failure in self.failures.items():
+            if not failure.counts:
+                tries[position] = before[position]
+        return bytes(tries)
+
+    def abandon(self, reason: str) -> None:
+        """Wait no longer for what is in flight: it may have been processed."""
+        for part in self._parts:
+            if part.finished:
+                continue
+            part.finished = True
+            for position, code in zip(part.positions, bytes(part.burst.codes), strict=True):
+                if code != Code.IN_FLIGHT:
+                    continue
+                if self.at_most_once:
+                    self.outcomes[position] = Outcome.UNKNOWN
+                    self.dead.append(DeadLetter(position, Outcome.UNKNOWN, None, f"no_answer_{reason}", None))
+                else:
+                    self.failures[position] = Failure(f"no_answer_{reason}", None, counts=False)
+
+    def end_pending(self, positions: Sequence[int], ending: Outcome, reason: str | None = None) -> None:
+        """Give recipients that will not be tried again their final outcome, and a dead letter each.
+
+        Args:
+            reason: for those that no failure speaks about; default: the outcome's own name.
+        """
         for position in positions:
-            reason, status = self.failures.pop(position, (ending.name.lower(), None))
+            failure = self.failures.pop(position, None) or Failure(reason or ending.name.lower(), None)
             self.outcomes[position] = ending
-            self.dead.append(DeadLetter(position, ending, status, reason, None))
+            self.dead.append(DeadLetter(position, ending, failure.status, failure.reason, None))
 
     def letters(self) -> tuple[list[DeadLetter], bool]:
         """The dead letters; and whether tokens are kept because too many failed in a way that we may have caused."""

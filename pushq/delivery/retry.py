@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -39,7 +40,7 @@ def decide(
     if attempt >= policy.max_attempts:
         return Decision(None, Outcome.EXHAUSTED)
     ceiling = min(policy.max_delay, policy.initial_delay * 2.0 ** (attempt - 1))
-    return _unless_expired(max(ceiling * random, floor_s), now, expires_at)
+    return unless_expired(max(ceiling * random, floor_s), now, expires_at)
 
 
 def postpone(
@@ -51,10 +52,22 @@ def postpone(
         runs: how often the batch has been taken up, at least 1; the wait doubles with it, half of it is jitter.
     """
     ceiling = min(policy.max_delay, policy.initial_delay * 2.0 ** min(runs - 1, 30))
-    return _unless_expired(max(ceiling * (0.5 + random / 2), floor_s), now, expires_at)
+    return unless_expired(max(ceiling * (0.5 + random / 2), floor_s), now, expires_at)
 
 
-def _unless_expired(wait: float, now: datetime, expires_at: datetime) -> Decision:
+def unless_expired(wait: float, now: datetime, expires_at: datetime) -> Decision:
+    """Wait, or end as expired when the message would be too late by then."""
     if now + timedelta(seconds=wait) >= expires_at:
         return Decision(None, Outcome.EXPIRED)
     return Decision(wait)
+
+
+def comes_back(waits: Iterable[float]) -> float:
+    """When a batch runs again whose open recipients have these waits (at least one): none of those that run then is early.
+
+    Not simply the longest: one recipient that a provider wants left alone for an hour must not keep the others. Waits close to
+    the shortest one are sat out together, for every run of a batch has its price.
+    """
+    ordered = sorted(waits)
+    latest = ordered[0] + max(1.0, ordered[0] / 2)
+    return max(wait for wait in ordered if wait <= latest)

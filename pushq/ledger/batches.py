@@ -6,6 +6,7 @@ through its lease can change nothing any more.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,12 @@ class Lease:
     Attributes:
         user_ids, device_ids: one entry per recipient, in the order of ``outcomes``.
         outcomes: as of the last settlement; None bytes are never used: a batch that never ran has all pending.
+        attempts: how often each recipient was tried, as of the last settlement.
+        waits: seconds from now before which a pending recipient is not to be tried; None: nobody has to wait.
+        early_s: seconds that this message came before the batch's time.
         interrupted: an earlier holder vanished without settling; its journal tells how far it came.
+        crashes: holders in a row that vanished.
+        rate: of the send, requests per second for the whole fleet; None: no limit of its own.
         send_version: of the send's row: what was kept of the send under another one is out of date.
         lost: set when the lease could not be extended.
     """
@@ -50,10 +56,14 @@ class Lease:
     user_ids: list[int]
     device_ids: list[int]
     outcomes: bytes
-    attempt: int
+    attempts: bytes
     runs: int
     interrupted: bool
     send_version: int = 0
+    waits: list[float] | None = None
+    early_s: float = 0.0
+    crashes: int = 0
+    rate: int | None = None
     lost: bool = field(default=False, compare=False)
 
     @property
@@ -61,10 +71,15 @@ class Lease:
         return self.send_id, self.batch_no
 
 
-def acquire(database: Database, send_id: uuid.UUID, batch_no: int, lease_seconds: float) -> Lease | None:
+def acquire(
+    database: Database, send_id: uuid.UUID, batch_no: int, lease_seconds: float, *, suspects: bool = True
+) -> Lease | None:
     """Take up a batch, or None when it is finished, held, not due, or its send is not running.
 
     Reading a live lease means that this message is a repetition: it can be dropped, the sweeper will look again.
+
+    Args:
+        suspects: whether also a batch whose last holder vanished with it.
     """
     token = uuid.uuid4()
     with database.begin() as connection:
@@ -73,24 +88,38 @@ def acquire(database: Database, send_id: uuid.UUID, batch_no: int, lease_seconds
                 """
                 UPDATE send_batches b
                 SET state = 'running', lease_token = :token, due_at = now() + make_interval(secs => :lease),
-                    runs = b.runs + 1, retry_at = NULL
+                    runs = b.runs + 1, retry_at = NULL,
+                    crashes = b.crashes + CASE WHEN before.lease_token IS NULL THEN 0 ELSE 1 END
                 FROM (
-                    SELECT o.lease_token, s.version FROM send_batches o JOIN sends s ON s.id = o.send_id
+                    SELECT o.lease_token, s.rate, s.version,
+                           CASE WHEN o.state = 'retry' THEN greatest(extract(epoch FROM o.retry_at - now()), 0) ELSE 0 END AS early
+                    FROM send_batches o JOIN sends s ON s.id = o.send_id
                     WHERE o.send_id = :send AND o.batch_no = :no AND s.state IN ('planning', 'sending')
+                      AND (:suspects OR o.lease_token IS NULL)
                       AND (o.state = 'queued'
                            OR (o.state = 'retry' AND o.retry_at <= now() + make_interval(secs => :early))
                            OR (o.state = 'running' AND o.due_at < now()))
                     FOR UPDATE OF o SKIP LOCKED
                 ) before
                 WHERE b.send_id = :send AND b.batch_no = :no
-                RETURNING b.platform, b.user_ids, b.device_ids, b.outcomes, b.attempt, b.runs, b.recipients,
-                          before.lease_token IS NOT NULL AS interrupted, before.version
+                RETURNING b.platform, b.user_ids, b.device_ids, b.outcomes, b.attempts, b.waits, b.runs, b.crashes, b.recipients,
+                          extract(epoch FROM now() - b.settled_at) AS age, before.early, before.rate, before.version,
+                          before.lease_token IS NOT NULL AS interrupted
                 """
             ),
-            {"send": send_id, "no": batch_no, "token": token, "lease": lease_seconds, "early": EARLY_S},
+            {
+                "send": send_id,
+                "no": batch_no,
+                "token": token,
+                "lease": lease_seconds,
+                "early": EARLY_S,
+                "suspects": suspects,
+            },
         ).first()
     if row is None:
         return None
+    # Both ends on the database's clock: a worker whose clock is ahead must not send early.
+    waits = None if row.waits is None else [wait / 1000 - float(row.age) for wait in row.waits]
     return Lease(
         send_id,
         batch_no,
@@ -99,10 +128,14 @@ def acquire(database: Database, send_id: uuid.UUID, batch_no: int, lease_seconds
         row.user_ids,
         row.device_ids,
         bytes(row.recipients) if row.outcomes is None else bytes(row.outcomes),
-        row.attempt,
+        bytes(row.recipients) if row.attempts is None else bytes(row.attempts),
         row.runs,
         row.interrupted,
-        row.version,
+        waits=waits,
+        early_s=float(row.early),
+        crashes=row.crashes,
+        rate=row.rate,
+        send_version=row.version,
     )
 
 
@@ -156,19 +189,24 @@ def settle(
     lease: Lease,
     outcomes: bytes,
     *,
-    attempt: int,
+    attempts: bytes,
     window: int,
     retry_in: float | None,
+    waits: Sequence[float] | None = None,
     dead: Iterable[DeadLetter] = (),
     error: str | None = None,
+    parked: bool = False,
 ) -> Settled:
     """Write what an attempt achieved, together with its dead letters, and free its place in the window.
 
     Args:
         outcomes: one byte per recipient; no CLAIMED.
+        attempts: how often each recipient has been tried.
         window: of the send's batches, so many are published or running at a time.
-        retry_in: seconds until the next attempt while recipients are pending, else None.
+        retry_in: seconds until the next attempt while recipients are pending, else None; 0 means that the sweeper publishes it.
+        waits: seconds before which each recipient is not to be tried, where these differ; only those of pending ones count.
         error: what stands in the way, for people.
+        parked: nobody is to take the batch up again by itself.
 
     Raises:
         Fenced: the lease was lost; nothing was written.
@@ -182,6 +220,9 @@ def settle(
             # The send was stopped while this batch was in flight: what is still open will not be sent.
             outcomes = outcomes.translate(_OPEN_CANCELLED)
             retry_in = None
+        state_after = "parked" if parked else "done"
+        if retry_in is not None:
+            state_after = "retry" if retry_in > 0 else "queued"
         counts = count(outcomes)
         pending = counts.pop("pending")
         if (pending == 0) is not (retry_in is None):
@@ -191,20 +232,26 @@ def settle(
             text(
                 f"""
                 UPDATE send_batches
-                SET state = :state, outcomes = :outcomes, attempt = :attempt, lease_token = NULL, error = :error,
-                    settled_at = now(), {assignments},
-                    retry_at = now() + make_interval(secs => :retry_in),
+                SET state = :state, outcomes = :outcomes, attempt = :attempt, attempts = :attempts, waits = :waits,
+                    lease_token = NULL, crashes = 0, error = :error, settled_at = now(), {assignments},
+                    retry_at = CASE WHEN :retry_in > 0 THEN now() + make_interval(secs => :retry_in) END,
                     due_at = now() + make_interval(secs => :retry_in + :grace)
                 WHERE send_id = :send AND batch_no = :no AND lease_token = :token AND state = 'running'
                 """  # noqa: S608
             ),
             {
-                "state": "done" if retry_in is None else "retry",
+                "state": state_after,
                 "outcomes": outcomes,
-                "attempt": attempt,
+                "attempt": max(attempts),
+                "attempts": attempts if any(attempts) else None,
+                "waits": None
+                if waits is None or retry_in is None
+                else [math.ceil(max(wait, 0.0) * 1000) for wait in waits],
                 "error": error,
                 "retry_in": retry_in,
-                "grace": RETRY_GRACE_S if retry_in is not None and retry_in <= MAX_COUNTDOWN_S else 0.0,
+                "grace": RETRY_GRACE_S
+                if state_after == "retry" and (retry_in or 0) <= MAX_COUNTDOWN_S
+                else 0.0,
                 "send": lease.send_id,
                 "no": lease.batch_no,
                 "token": lease.token,
@@ -215,7 +262,7 @@ def settle(
             raise Fenced(f"batch {lease.batch_no} of send {lease.send_id} has another holder")
         letters = list(dead)
         if letters:
-            _bury(connection, lease, attempt, letters)
+            _bury(connection, lease, attempts, letters)
         released = (
             top_up(connection, lease.send_id, lease.platform, window)
             if state in ("planning", "sending")
@@ -244,7 +291,9 @@ def hand_back(
                     """
                     UPDATE send_batches
                     SET state = 'queued', error = :error, due_at = now() + make_interval(secs => :delay),
-                        lease_token = CASE WHEN :interrupted THEN lease_token END
+                        lease_token = CASE WHEN :interrupted THEN lease_token END,
+                        -- The holder lives; the next one must not be told of another crash.
+                        crashes = CASE WHEN :interrupted THEN greatest(crashes - 1, 0) ELSE 0 END
                     WHERE send_id = :send AND batch_no = :no AND lease_token = :token AND state = 'running'
                     """
                 ),
@@ -258,6 +307,18 @@ def hand_back(
                 },
             ).rowcount
             == 1
+        )
+
+
+def make_due(database: Database, send_id: uuid.UUID, batch_no: int) -> None:
+    """A message that could not be worked off was dropped: let the sweeper publish the batch again at once."""
+    with database.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE send_batches SET due_at = now()"
+                " WHERE send_id = :send AND batch_no = :no AND state = 'queued' AND due_at > now()"
+            ),
+            {"send": send_id, "no": batch_no},
         )
 
 
@@ -306,18 +367,18 @@ def end_abandoned(connection: Connection, limit: int) -> int:
     ).rowcount
 
 
-def _bury(connection: Connection, lease: Lease, attempt: int, letters: Sequence[DeadLetter]) -> None:
+def _bury(connection: Connection, lease: Lease, attempts: bytes, letters: Sequence[DeadLetter]) -> None:
     connection.execute(
         text(
             """
             INSERT INTO dead_letters (send_id, batch_no, position, user_id, device_id, app, platform, outcome, status, reason,
                                       attempt, invalid_since)
-            SELECT s.id, :no, l.position, l.user_id, l.device_id, s.app, :platform, l.outcome, l.status, l.reason, :attempt,
+            SELECT s.id, :no, l.position, l.user_id, l.device_id, s.app, :platform, l.outcome, l.status, l.reason, l.attempt,
                    l.invalid_since
             FROM sends s, unnest(CAST(:positions AS integer[]), CAST(:users AS bigint[]), CAST(:devices AS bigint[]),
                         CAST(:outcomes AS text[]), CAST(:statuses AS integer[]), CAST(:reasons AS text[]),
-                        CAST(:since AS timestamptz[]))
-                 AS l (position, user_id, device_id, outcome, status, reason, invalid_since)
+                        CAST(:attempts AS integer[]), CAST(:since AS timestamptz[]))
+                 AS l (position, user_id, device_id, outcome, status, reason, attempt, invalid_since)
             WHERE s.id = :send
             """
         ),
@@ -325,7 +386,7 @@ def _bury(connection: Connection, lease: Lease, attempt: int, letters: Sequence[
             "send": lease.send_id,
             "no": lease.batch_no,
             "platform": lease.platform,
-            "attempt": attempt,
+            "attempts": [attempts[letter.position] for letter in letters],
             "positions": [letter.position for letter in letters],
             "users": [lease.user_ids[letter.position] for letter in letters],
             "devices": [lease.device_ids[letter.position] for letter in letters],

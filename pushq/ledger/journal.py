@@ -1,13 +1,18 @@
 """The journal: outcomes of a running attempt, in Redis, one string per batch.
 
-The string is the lease's token (16 bytes) and then one byte per recipient. Every write is one script that fails unless the token
-is still the holder's, so a sleeper finds itself fenced. Losing Redis loses no send: the guarantee says what follows then.
+The string is the lease's token (16 bytes), the run id of the Redis process that began it (40 characters), and then one byte per
+recipient. Every write is one script that fails unless the token is still the holder's, so a sleeper finds itself fenced. Losing
+Redis loses no send: the guarantee says what follows then.
+
+The run id tells a journal that Redis has held all along from one that came back with an old file or a replica that lagged: in that
+one the latest claims may be missing, so it is as good as lost (Redis documentation, "INFO": run_id identifies the server process).
 """
 
 from __future__ import annotations
 
 import uuid
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import redis
 
@@ -15,15 +20,19 @@ from pushq.ledger.batches import Fenced, Lease
 
 #: A journal outlives its lease by far; what nobody came back for in three days is settled by the row alone.
 TTL_S: Final = 3 * 86_400
-_HEADER: Final = 16
+_TOKEN: Final = 16
+_HEADER: Final = _TOKEN + 40
 
-# KEYS[1] journal; ARGV: expected token ('' = must not exist), new content, ttl
-_OPEN: Final = """
+# Asked inside of the script: a fail-over between two commands would give a journal the run id of another process.
+_RUN_ID: Final = "string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')"
+# KEYS[1] journal; ARGV: expected token ('' = must not exist), own token, outcomes, ttl
+_OPEN: Final = f"""
 local found = redis.call('GETRANGE', KEYS[1], 0, 15)
 if found ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+redis.call('SET', KEYS[1], ARGV[2] .. {_RUN_ID} .. ARGV[3], 'EX', ARGV[4])
 return 1
 """
+_READ: Final = f"return {{redis.call('GET', KEYS[1]), {_RUN_ID}}}"
 # KEYS[1] journal; ARGV: token, then pairs of offset and bytes
 _WRITE: Final = """
 if redis.call('GETRANGE', KEYS[1], 0, 15) ~= ARGV[1] then return 0 end
@@ -36,19 +45,35 @@ return redis.call('DEL', KEYS[1])
 """
 
 
+@dataclass(frozen=True)
+class Found:
+    """A journal as it was found.
+
+    Attributes:
+        token: of the lease whose holder wrote it.
+        whole: whether nothing that was written can be missing.
+    """
+
+    token: bytes
+    outcomes: bytes
+    whole: bool
+
+
 class Journal:
     """Writes the journals of this process's batches. Safe for many greenlets."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._redis = client
         self._open = client.register_script(_OPEN)
+        self._read = client.register_script(_READ)
         self._write = client.register_script(_WRITE)
         self._close = client.register_script(_CLOSE)
 
-    def read(self, send_id: uuid.UUID, batch_no: int) -> tuple[bytes, bytes] | None:
-        """The token and the outcomes of a journal, or None when there is none."""
-        value: Any = self._redis.get(_key(send_id, batch_no))
-        return (value[:_HEADER], value[_HEADER:]) if value and len(value) > _HEADER else None
+    def read(self, send_id: uuid.UUID, batch_no: int) -> Found | None:
+        """The journal of a batch, or None when there is none."""
+        value, run_id = self._read(keys=[_key(send_id, batch_no)])
+        if not value or len(value) <= _HEADER:
+            return None
+        return Found(value[:_TOKEN], value[_HEADER:], value[_TOKEN:_HEADER] == run_id)
 
     def open(self, lease: Lease, outcomes: bytes, *, replaces: bytes) -> None:
         """Begin a journal, in the place of that of an earlier holder (``replaces``: its token, empty for none).
@@ -57,8 +82,7 @@ class Journal:
             Fenced: the journal in place is another one.
             redis.RedisError: Redis does not answer.
         """
-        content = lease.token.bytes + outcomes
-        if not self._open(keys=[_key(*lease.key)], args=[replaces, content, TTL_S]):
+        if not self._open(keys=[_key(*lease.key)], args=[replaces, lease.token.bytes, outcomes, TTL_S]):
             raise Fenced(
                 f"the journal of batch {lease.batch_no} of send {lease.send_id} belongs to another holder"
             )

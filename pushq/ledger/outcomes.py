@@ -33,8 +33,10 @@ COLUMNS: Final = {
     Outcome.UNKNOWN: "unknown",
 }
 
-_CLAIMED_BACK: Final = bytes.maketrans(bytes([Outcome.CLAIMED]), bytes([Outcome.PENDING]))
-_CLAIMED_LOST: Final = bytes.maketrans(bytes([Outcome.CLAIMED]), bytes([Outcome.UNKNOWN]))
+#: A refusal whose dead letter was never written: nothing was delivered, so the provider may be asked again.
+_REFUSED: Final = bytes([Outcome.TOKEN_DEAD, Outcome.REJECTED])
+_CLAIMED_BACK: Final = bytes.maketrans(bytes([Outcome.CLAIMED]) + _REFUSED, bytes(3))
+_CLAIMED_LOST: Final = bytes.maketrans(bytes([Outcome.CLAIMED]) + _REFUSED, bytes([Outcome.UNKNOWN, 0, 0]))
 _OPEN_LOST: Final = bytes.maketrans(
     bytes([Outcome.PENDING, Outcome.CLAIMED]), bytes([Outcome.UNKNOWN, Outcome.UNKNOWN])
 )
@@ -56,9 +58,11 @@ def recover(settled: bytes, journal: bytes | None, *, at_most_once: bool) -> byt
         at_most_once: whether a recipient that may have been reached must never be tried again.
 
     A final outcome in the row stands: a journal that could not be removed when the row was settled may be behind it. For the others
-    the journal counts. Without it, an at_most_once attempt may have reached anybody.
+    the journal counts, but for refusals: their reasons died with the holder, and asking again delivers nothing twice. Without
+    the journal, an at_most_once attempt may have reached anybody.
     """
     if journal is not None and len(journal) == len(settled):
         known = journal.translate(_CLAIMED_LOST if at_most_once else _CLAIMED_BACK)
         return bytes(old if old > Outcome.CLAIMED else new for old, new in zip(settled, known, strict=True))
-    return settled.translate(_OPEN_LOST if at_most_once else _CLAIMED_BACK)
+    # Settled refusals have their dead letters; nothing in a row is claimed.
+    return settled.translate(_OPEN_LOST) if at_most_once else settled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -80,9 +81,17 @@ class Runtime:
         for client in self.clients.values():
             client.start()
 
+    def drain(self) -> None:
+        """Take nothing up any more, and let what runs come to its end within the grace period. Returns at once."""
+        self.delivery.drain.begin(self.settings.shutdown_grace)
+        log.info("draining", extra={"grace_s": self.settings.shutdown_grace})
+
     def close(self, grace: float = 5.0) -> None:
+        drain = self.delivery.drain
         for client in self.clients.values():
-            client.close(grace)
+            # Settling is over; the last second is for PostgreSQL, Redis and the broker to say good-bye to.
+            client.close(min(grace, max(0.0, drain.left_s - 1.0)) if drain.begun else grace)
+        self.delivery.close()
         self.leases.close()
         self.database.close()
         self.redis.close()
@@ -103,6 +112,8 @@ class Runtime:
             publish(page.orders)
             if page.done:
                 return
+            if self.delivery.drain.begun:
+                break
         publish([PlanShard(send_id, shard_no, page.transactional)])
 
     def deliver(self, send_id: uuid.UUID, batch_no: int) -> float | None:
@@ -111,8 +122,8 @@ class Runtime:
         publish(step.orders)
         if step.retry_in is None or step.retry_in > MAX_COUNTDOWN_S:
             return None
-        # Native delayed delivery counts whole seconds; early messages would only be dropped.
-        return max(1.0, step.retry_in)
+        # Native delayed delivery counts whole seconds, and an early message would only be dropped.
+        return math.ceil(step.retry_in)
 
     def bury(self, send_id: uuid.UUID, batch_no: int) -> None:
         report = invalidate_from_dead_letters(self.database, send_id, batch_no, cache=self.cache)
@@ -174,6 +185,12 @@ def configure(
             _runtime = Runtime(settings, platforms, greenlets=greenlets)
             _runtime.start()
         return _runtime
+
+
+def drain() -> None:
+    """See :meth:`Runtime.drain`; nothing to do before there is one."""
+    if _runtime is not None:
+        _runtime.drain()
 
 
 def shutdown(grace: float = 5.0) -> None:

@@ -325,5 +325,6 @@ def open_worker(
     finally:
         for provider in clients.values():
             provider.close(1.0)
+        delivery.close()
         keeper.close()
         client.close()

@@ -5,6 +5,7 @@ What every test here counts is what the mock accepted: at_most_once never twice,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -182,8 +183,10 @@ class TestConnection:
         send_id, batch_no = send_to(world, guarantee=guarantee)
         step = worker.run(send_id, batch_no)
         assert step.retry_in is not None
-        found = world.rows("SELECT attempt, error FROM send_batches")[0]
-        assert found.attempt == 0
+        found = world.rows("SELECT outcomes, attempts, error FROM send_batches")[0]
+        assert {
+            tried for tried, outcome in zip(found.attempts, found.outcomes, strict=True) if not outcome
+        } == {0}
         assert "not sent" in found.error
         finish(worker, send_id)
         assert world.totals(send_id) == {"devices": BATCH, "accepted": BATCH}
@@ -610,7 +613,7 @@ class TestProcess:
 
         def journaled() -> int:
             journal = worker.journal.read(send_id, batch_no)
-            return journal[1].count(known) if journal else 0
+            return journal.outcomes.count(known) if journal else 0
 
         wait_for(lambda: journaled() == BATCH - BATCH // 3)
         os.kill(process.pid, signal.SIGKILL)
@@ -654,6 +657,19 @@ class TestProcess:
         assert totals.get("accepted", 0) + totals["unknown"] == BATCH
 
 
+@contextlib.contextmanager
+def locked_out(server: RedisServer) -> Iterator[None]:
+    """Redis runs on, but lets nobody in."""
+    with server.client() as operator:
+        password = operator.config_get("requirepass")["requirepass"]
+        operator.config_set("requirepass", "another")
+        operator.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        try:
+            yield
+        finally:
+            operator.config_set("requirepass", password)
+
+
 class TestRedisAway:
     def test_at_most_once_waits_for_it(
         self, world: World, worker: Worker, mock: MockProcess, redis_server: RedisServer
@@ -687,17 +703,40 @@ class TestRedisAway:
         worker.journal.open(dead, dead.outcomes, replaces=b"")
         worker.journal.write(dead, [(0, bytes([Outcome.CLAIMED]) * 20)])
         world.let_leases_end(send_id)
-        crash(redis_server)
-        worker.run(send_id, batch_no)
+        with locked_out(redis_server):
+            worker.run(send_id, batch_no)
         assert world.value("SELECT state FROM send_batches") == "queued"
-        redis_server.start()
         finish(worker, send_id)
         assert world.totals(send_id) == {"devices": BATCH, "accepted": 10, "unknown": 20}
+        letters = world.rows("SELECT DISTINCT outcome, reason, attempt FROM dead_letters")
+        assert [tuple(letter) for letter in letters] == [("unknown", "no_answer_worker_lost", 1)]
+
+    @pytest.mark.parametrize("guarantee", GUARANTEES)
+    def test_a_journal_from_before_a_restart_of_redis_is_not_believed(
+        self, world: World, worker: Worker, mock: MockProcess, redis_server: RedisServer, guarantee: Any
+    ) -> None:
+        """Its file may be older than the last claims: whoever looks untouched may have been reached."""
+        send_id, batch_no = send_to(world, guarantee=guarantee)
+        dead = world.acquire(send_id, batch_no)
+        worker.journal.open(dead, dead.outcomes, replaces=b"")
+        worker.journal.write(dead, [(0, bytes([Outcome.ACCEPTED]) * 20)])
+        world.let_leases_end(send_id)
+        crash(redis_server)
+        redis_server.start()
+        finish(worker, send_id)
+        if guarantee == "at_most_once":
+            assert world.totals(send_id) == {"devices": BATCH, "unknown": BATCH}
+            assert mock.accepted("apns") == {}
+            letters = world.rows("SELECT DISTINCT reason FROM dead_letters")
+            assert [letter.reason for letter in letters] == ["no_answer_journal_lost"]
+        else:
+            assert world.totals(send_id) == {"devices": BATCH, "accepted": BATCH}
+            assert mock.accepted("apns") == every("apns", BATCH)
 
     def test_emptied_in_mid_batch_nothing_more_is_claimed_and_nothing_is_lost(
         self, world: World, worker: Worker, mock: MockProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pushq.delivery.run.CHUNK", 10)
+        monkeypatch.setattr("pushq.delivery.sending.CHUNK", 10)
         send_id, batch_no = send_to(world, guarantee="at_most_once")
         claim, claims = worker.journal.write, []
 

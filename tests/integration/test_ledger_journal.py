@@ -12,11 +12,11 @@ from redis.retry import Retry
 
 from pushq.embedded.redis import RedisServer
 from pushq.ledger.batches import Fenced, Lease
-from pushq.ledger.journal import TTL_S, Journal
+from pushq.ledger.journal import TTL_S, Found, Journal
 from pushq.ledger.outcomes import Outcome
 from pushq.redis_client import open_redis
 from pushq.settings import ServiceUrl
-from tests.services.faults import paused
+from tests.services.faults import crash, paused
 
 SEND = uuid.uuid4()
 SIZE = 8
@@ -41,7 +41,9 @@ def journal(client: redis.Redis) -> Journal:
 
 def lease(batch_no: int = 1) -> Lease:
     users = list(range(SIZE))
-    return Lease(SEND, batch_no, "apns", uuid.uuid4(), users, users, bytes(SIZE), 0, 1, interrupted=False)
+    return Lease(
+        SEND, batch_no, "apns", uuid.uuid4(), users, users, bytes(SIZE), bytes(SIZE), 1, interrupted=False
+    )
 
 
 def test_what_is_written_is_read(journal: Journal, client: redis.Redis) -> None:
@@ -51,7 +53,7 @@ def test_what_is_written_is_read(journal: Journal, client: redis.Redis) -> None:
     claim(journal, mine, 2, 4)
     journal.write(mine, [(0, bytes([Outcome.ACCEPTED])), (3, bytes([Outcome.TOKEN_DEAD, Outcome.ACCEPTED]))])
     c, a, d = Outcome.CLAIMED, Outcome.ACCEPTED, Outcome.TOKEN_DEAD
-    assert journal.read(*mine.key) == (mine.token.bytes, bytes([a, 0, c, d, a, c, 0, 0]))
+    assert journal.read(*mine.key) == Found(mine.token.bytes, bytes([a, 0, c, d, a, c, 0, 0]), whole=True)
     (key,) = client.keys()
     left = client.ttl(key)
     assert isinstance(left, int)
@@ -65,7 +67,7 @@ def test_batches_have_journals_of_their_own(journal: Journal) -> None:
     journal.open(first, first.outcomes, replaces=b"")
     journal.open(second, second.outcomes, replaces=b"")
     claim(journal, first, 0, SIZE)
-    assert journal.read(*second.key) == (second.token.bytes, bytes(SIZE))
+    assert journal.read(*second.key) == Found(second.token.bytes, bytes(SIZE), whole=True)
 
 
 def test_who_lost_the_batch_is_fenced(journal: Journal) -> None:
@@ -109,3 +111,24 @@ def test_a_claim_that_redis_does_not_answer_is_an_error(redis_server: RedisServe
         journal.open(mine, mine.outcomes, replaces=b"")
         with paused(redis_server), pytest.raises(redis.TimeoutError):
             claim(journal, mine, 0, SIZE)
+
+
+def test_a_journal_that_came_back_with_another_redis_may_lack_claims(
+    redis_server: RedisServer, journal: Journal
+) -> None:
+    mine, other = lease(1), lease(2)
+    journal.open(mine, mine.outcomes, replaces=b"")
+    claim(journal, mine, 0, 2)
+    crash(redis_server)
+    redis_server.start()
+    claim(
+        journal, mine, 2, 2
+    )  # its holder lives and knows what it claimed; only who finds the journal must not trust it
+    found = journal.read(*mine.key)
+    assert found is not None
+    assert not found.whole
+    assert found.outcomes == bytes([Outcome.CLAIMED] * 4 + [0] * 4)
+    journal.open(other, other.outcomes, replaces=b"")
+    assert journal.read(*other.key) == Found(other.token.bytes, bytes(SIZE), whole=True)
+    journal.open(mine, mine.outcomes, replaces=mine.token.bytes)
+    assert journal.read(*mine.key) == Found(mine.token.bytes, bytes(SIZE), whole=True)

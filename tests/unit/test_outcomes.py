@@ -6,9 +6,16 @@ import pytest
 
 from pushq.ledger.outcomes import COLUMNS, Outcome, count, recover
 
-P, C, A, D, U = (
+P, C, A, D, R, U = (
     bytes([o])
-    for o in (Outcome.PENDING, Outcome.CLAIMED, Outcome.ACCEPTED, Outcome.TOKEN_DEAD, Outcome.UNKNOWN)
+    for o in (
+        Outcome.PENDING,
+        Outcome.CLAIMED,
+        Outcome.ACCEPTED,
+        Outcome.TOKEN_DEAD,
+        Outcome.REJECTED,
+        Outcome.UNKNOWN,
+    )
 )
 
 
@@ -19,6 +26,12 @@ P, C, A, D, U = (
         (A + C + P, False, A + P + P),  # claimed is sent again
         (None, True, U + U + U),  # the journal is lost: everything of the attempt may have been sent
         (None, False, P + P + P),
+        (
+            D + R + A,
+            True,
+            P + P + A,
+        ),  # a refusal delivered nothing, and its dead letter was never written: asked again
+        (D + R + A, False, P + P + A),
         (A, True, U + U + U),  # a journal of another length is no journal
     ],
 )

@@ -1,0 +1,233 @@
+"""One run of a batch, from its journal to its settlement."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Final
+
+import redis
+
+from pushq import metrics
+from pushq.delivery.attempt import Attempt
+from pushq.delivery.conclusion import Circumstances, Conclusion, conclude
+from pushq.delivery.means import Means, Step, ids
+from pushq.delivery.sending import Sending
+from pushq.delivery.watch import Watched
+from pushq.errors import PushqError
+from pushq.http2 import PoolClosed, PoolSaturated
+from pushq.ledger import batches, sends
+from pushq.ledger.batches import DeadLetter, Lease
+from pushq.ledger.orders import DeliverBatch, Order, ProcessDeadLetters
+from pushq.ledger.outcomes import Outcome, recover
+from pushq.ledger.sends import Send
+from pushq.providers.answers import Effect, Verdict
+from pushq.providers.client import CredentialRefused, CredentialUnavailable, ProviderClient
+
+log = logging.getLogger("pushq.delivery")
+
+#: A batch that cannot be worked on because Redis or a credential is not to be had comes back after this.
+POSTPONE_S: Final = 5.0
+
+
+class BatchRun:
+    """One taken-up batch. The order of steps is what the guarantees rest on: lease, journal, requests, settlement."""
+
+    def __init__(self, means: Means, lease: Lease, send: Send, watched: Watched) -> None:
+        self._d, self._lease, self._send, self._watched = means, lease, send, watched
+        self._journaled = False
+
+    def go(self) -> Step:
+        """Send what is open and settle.
+
+        Raises:
+            Fenced: another holder has the batch; nothing was settled.
+            ServiceUnavailable: PostgreSQL is gone.
+        """
+        lease, send = self._lease, self._send
+        client = self._d.clients.get((send.app, lease.platform))
+        if client is None:
+            return self._hold(
+                f"app {send.app!r} has no {lease.platform} table in the configuration of this worker"
+            )
+        try:
+            attempt = self._open_journal()
+        except redis.RedisError as exc:
+            # at_most_once must not send what it cannot claim; nothing has been sent, so the batch simply comes back.
+            return self._hand_back(
+                f"Redis cannot be reached ({type(exc).__name__}). Check that it runs and PUSHQ_REDIS_URL"
+            )
+        if lease.crashes >= self._d.settings.poison_runs:
+            return self._park(attempt)
+        if self._d.clock() >= send.expires_at:
+            attempt.end_pending(attempt.pending(), Outcome.EXPIRED)
+            return self._write(attempt, lease.attempts, Conclusion(None), None)
+        sending = Sending(self._d, lease, send, client, attempt, self._watched, journaled=self._journaled)
+        error: str | None = None
+        try:
+            sending.deliver()
+        except CredentialRefused as exc:
+            return self._hold(str(exc), attempt)
+        except (CredentialUnavailable, PoolSaturated, PoolClosed) as exc:
+            error = str(exc)
+        return self._settle(client, attempt, sending, error)
+
+    def _open_journal(self) -> Attempt:
+        lease, journal, at_most_once = self._lease, self._d.journal, self._send.at_most_once
+        outcomes, lost = lease.outcomes, "no_answer_worker_lost"
+        try:
+            before = journal.read(*lease.key)
+            if lease.interrupted:
+                whole = before is not None and before.whole
+                outcomes = recover(
+                    outcomes, before.outcomes if before and whole else None, at_most_once=at_most_once
+                )
+                lost = lost if whole else "no_answer_journal_lost"
+                log.info("batch_recovered", extra={**ids(lease), "journal": whole})
+            journal.open(lease, outcomes, replaces=before.token if before else b"")
+            self._journaled = True
+        except redis.RedisError as exc:
+            if at_most_once:
+                raise
+            # at_least_once may go on without: after a crash everything that the row does not call final is sent again.
+            log.warning("journal_unavailable", extra={**ids(lease), "error": type(exc).__name__})
+            outcomes = recover(lease.outcomes, None, at_most_once=False)
+        attempt = Attempt(bytearray(outcomes), at_most_once)
+        if outcomes != lease.outcomes:
+            tries = bytearray(lease.attempts)
+            for position, (old, new) in enumerate(zip(lease.outcomes, outcomes, strict=True)):
+                if old != new:
+                    tries[position] = min(tries[position] + 1, 255)
+                    if new == Outcome.UNKNOWN:
+                        attempt.dead.append(DeadLetter(position, Outcome.UNKNOWN, None, lost, None))
+            lease.attempts = bytes(tries)
+        return attempt
+
+    def _settle(self, client: ProviderClient, attempt: Attempt, sending: Sending, error: str | None) -> Step:
+        self._journaled = sending.journaled
+        if attempt.reauthenticate is not None:
+            try:
+                client.reauthenticate(attempt.reauthenticate)
+            except CredentialRefused as exc:
+                return self._hold(str(exc), attempt)
+            except PushqError as exc:
+                error = str(exc)
+        if attempt.halted is not None:
+            if attempt.halted.effect is Effect.CONFIGURATION:
+                return self._hold(client.explain(attempt.halted), attempt)
+            self._stop(attempt.halted)
+        attempts, conclusion = self._conclude(attempt, sending.again_in)
+        if error is None and conclusion.retry_in is not None and sending.why != "paused":
+            not_sent = sending.why or attempt.not_sent
+            if attempt.reauthenticate is not None:
+                error = f"{self._lease.platform}: the credential was refused as expired; will be tried again"
+            elif not_sent is not None:
+                error = f"{self._lease.platform}: not sent ({not_sent}); will be tried again"
+        return self._write(attempt, attempts, conclusion, error)
+
+    def _conclude(self, attempt: Attempt, again_in: float | None) -> tuple[bytes, Conclusion]:
+        attempts = attempt.tries(self._lease.attempts)
+        found = Circumstances(
+            policy=self._send.policy(self._d.settings.retry),
+            attempts=attempts,
+            waits=self._lease.waits,
+            runs=self._lease.runs,
+            now=self._d.clock(),
+            expires_at=self._send.expires_at,
+            random=self._d.random(),
+            again_in=again_in,
+        )
+        return attempts, conclude(attempt, found)
+
+    def _write(
+        self,
+        attempt: Attempt,
+        attempts: bytes,
+        conclusion: Conclusion,
+        error: str | None,
+        *,
+        parked: bool = False,
+    ) -> Step:
+        lease, send, retry_in = self._lease, self._send, conclusion.retry_in
+        letters, held = attempt.letters()
+        if held:
+            error = "many tokens failed in a way that a wrong set-up causes: none of them was invalidated"
+            log.error("mass_invalidation_held", extra={**ids(lease), "tokens": len(attempt.guarded)})
+        settled = batches.settle(
+            self._d.database,
+            lease,
+            bytes(attempt.outcomes),
+            attempts=attempts,
+            window=self._d.settings.release_window,
+            retry_in=retry_in,
+            waits=conclusion.waits,
+            dead=letters,
+            error=error,
+            parked=parked,
+        )
+        self._close_journal()
+        for reason, lost in Counter(d.reason for d in letters if d.outcome is Outcome.UNKNOWN).items():
+            metrics.unknown.labels(send.app, lease.platform, reason).inc(lost)
+        if settled.done:
+            sends.finish_if_complete(self._d.database, send.id)
+        log.info(
+            "batch_settled",
+            extra={**ids(lease), "attempt": max(attempts), "retry_in": retry_in, "error": error},
+        )
+        orders: list[Order] = [
+            DeliverBatch(send.id, no, lease.platform, send.transactional) for no in settled.released
+        ]
+        if settled.dead_letters:
+            orders.append(ProcessDeadLetters(send.id, lease.batch_no))
+        # Without a wait the sweeper publishes it: whoever held the send up decides when.
+        return Step(orders, None if settled.done else retry_in or None)
+
+    def _close_journal(self) -> None:
+        try:
+            self._d.journal.close(self._lease)
+        except redis.RedisError as exc:
+            # It expires by itself, and the row no longer names its token.
+            log.warning("journal_not_closed", extra={**ids(self._lease), "error": type(exc).__name__})
+
+    def _stop(self, verdict: Verdict) -> None:
+        """The provider refuses the message itself: end the send with one clear reason, for everybody would get the same."""
+        detail = f": {verdict.detail}" if verdict.detail else ""
+        error = f"{self._lease.platform} refuses the message ({verdict.status} {verdict.reason}{detail})"
+        with self._d.database.begin() as connection:
+            if sends.stop(connection, self._send.id, state="failed", error=error):
+                log.error("send_stopped", extra={"send_id": str(self._send.id), "error": error})
+
+    def _hold(self, error: str, attempt: Attempt | None = None) -> Step:
+        """Nobody can get anything until an operator mends the set-up: pause the send, keep every recipient."""
+        with self._d.database.begin() as connection:
+            if sends.pause(connection, self._send.id, error):
+                log.error("send_held", extra={"send_id": str(self._send.id), "error": error})
+        if attempt is None or not any(attempt.outcomes):
+            return self._hand_back(error)
+        attempts, conclusion = self._conclude(attempt, POSTPONE_S)
+        return Step(self._write(attempt, attempts, conclusion, error).orders)
+
+    def _park(self, attempt: Attempt) -> Step:
+        """This batch has killed its workers, or was with them each time: nobody tries again until an operator says so."""
+        lease = self._lease
+        error = (
+            f"parked: {lease.crashes} workers in a row vanished while they ran this batch."
+            " Look at their logs and at its payload, then: pushq replay"
+        )
+        attempt.end_pending(attempt.pending(), Outcome.EXHAUSTED, "parked")
+        step = self._write(attempt, lease.attempts, Conclusion(None), error, parked=True)
+        metrics.batches_parked.inc()
+        log.error("batch_parked", extra={**ids(lease), "crashes": lease.crashes})
+        return step
+
+    def _hand_back(self, error: str) -> Step:
+        log.warning("batch_handed_back", extra={**ids(self._lease), "error": error})
+        # A batch whose last holder vanished must be known as such until its journal has been read.
+        interrupted = self._lease.interrupted and not self._journaled
+        batches.hand_back(
+            self._d.database, self._lease, delay=POSTPONE_S, interrupted=interrupted, error=error
+        )
+        # Only now: a row that says running without a journal would mean that anybody may have been reached.
+        if self._journaled:
+            self._close_journal()
+        return Step()

@@ -1,0 +1,263 @@
+"""Sending what is open in a batch: resolve tokens, ask for permission, claim, submit, collect.
+
+The order of steps is what the guarantees rest on: claim (at_most_once), request, journal.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import redis
+
+from pushq.delivery.attempt import Attempt
+from pushq.delivery.means import Means, ids
+from pushq.delivery.watch import Watched
+from pushq.http2 import Answer, Pool, PoolClosed, PoolSaturated
+from pushq.http2.greenlets import pause
+from pushq.ledger.batches import Fenced, Lease
+from pushq.ledger.outcomes import Outcome
+from pushq.ledger.sends import Send
+from pushq.providers.answers import Effect, Scope, Verdict
+from pushq.providers.client import Message, ProviderClient
+
+log = logging.getLogger("pushq.delivery")
+
+#: Requests per burst: one claim, one submission and about one journal write each.
+CHUNK: Final = 500
+#: How often a running batch looks for answers when no burst has finished, and whether it may still send.
+COLLECT_S: Final = 0.1
+SUBMIT_TIMEOUT_S: Final = 60.0
+#: Permits are not taken while so many requests wait in the pool: they would be spent late, and in a burst.
+HEADROOM: Final = 2000
+HEADROOM_STEP_S: Final = 0.02
+#: A longer wait for permission is left to the ledger: the batch makes room for others.
+LONGEST_WAIT_S: Final = 2.0
+#: So long a batch asks again and again in vain. A send's own rate must not keep others waiting for this worker; a provider's
+#: limit holds up everybody who could take its place.
+PATIENCE_S: Final = 30.0
+PATIENCE_SEND_RATE_S: Final = 1.0
+#: When a batch whose patience is over comes back, half of it jitter.
+SEND_RATE_AGAIN_S: Final = 5.0
+
+
+class Sending:
+    """Feeds an :class:`Attempt` with what the provider makes of a batch.
+
+    Args:
+        watched: the send as it stands.
+        journaled: whether the lease has a journal.
+
+    Attributes:
+        journaled: False as soon as it could not be written.
+        again_in: set when something other than a failure kept recipients from being sent: seconds until they may be.
+        why: what that was: ``paused``, ``shutdown``, or the gate's reason.
+    """
+
+    def __init__(
+        self,
+        means: Means,
+        lease: Lease,
+        send: Send,
+        client: ProviderClient,
+        attempt: Attempt,
+        watched: Watched,
+        *,
+        journaled: bool,
+    ) -> None:
+        self._d, self._lease, self._send, self._client = means, lease, send, client
+        self._attempt, self._watched = attempt, watched
+        self.journaled = journaled
+        self.again_in: float | None = None
+        self.why: str | None = None
+        self.sent_at = means.clock()
+        collapse = send.notification.collapse_id
+        if collapse is None and not send.at_most_once:
+            # A repetition must replace its first copy on the phone.
+            collapse = send.id.hex
+        self._message = Message(send.id, send.notification, send.expires_at, collapse)
+
+    def deliver(self) -> None:
+        """Send to everybody who is open and whose time has come, and wait for the answers.
+
+        Raises:
+            CredentialRefused, CredentialUnavailable, PoolSaturated, PoolClosed: not everything was sent.
+        """
+        if not self._wait(self._lease.early_s):
+            return
+        positions = self._due()
+        if not positions:
+            return
+        lease = self._lease
+        whole = len(positions) == len(lease.user_ids)
+        users = lease.user_ids if whole else [lease.user_ids[i] for i in positions]
+        devices = lease.device_ids if whole else [lease.device_ids[i] for i in positions]
+        resolved = self._d.cache.resolve(lease.platform, users, devices, self._send.app)
+        by_environment: dict[str, tuple[list[int], list[bytes]]] = {}
+        for position, token, environment in zip(
+            positions, resolved.tokens, resolved.environments, strict=True
+        ):
+            if token is None or environment is None:
+                self._attempt.outcomes[position] = Outcome.SUPPRESSED
+                continue
+            group = by_environment.get(environment)
+            if group is None:
+                group = by_environment[environment] = [], []
+            group[0].append(position)
+            group[1].append(token)
+        try:
+            for environment, (where, tokens) in by_environment.items():
+                if not self._submit(self._client.pool(environment), where, tokens):
+                    break
+        finally:
+            self._await()
+
+    def _due(self) -> list[int]:
+        """Open recipients whose own wait is over."""
+        pending, waits = self._attempt.pending(), self._lease.waits
+        if waits is None:
+            return pending
+        # What was slept for the batch has passed for everybody in it; waits are whole milliseconds.
+        return [position for position in pending if waits[position] <= self._lease.early_s + 0.001]
+
+    def _submit(self, pool: Pool, positions: list[int], tokens: list[bytes]) -> bool:
+        """False: the rest of the batch is not to be sent now."""
+        devices, start = self._lease.device_ids, 0
+        while start < len(positions):
+            size = self._permits(pool, min(CHUNK, len(positions) - start))
+            if not size:
+                return False
+            where = positions[start : start + size]
+            burst = self._client.burst(
+                self._message,
+                tokens[start : start + size],
+                [devices[position] for position in where],
+                self._d.clock(),
+            )
+            start += size
+            if self._send.at_most_once and not self._claim(where):
+                return False
+            self._attempt.add(burst, where)
+            try:
+                pool.submit(burst, SUBMIT_TIMEOUT_S)
+            except (PoolSaturated, PoolClosed):
+                burst.cancel("not_submitted")
+                raise
+            self._collect()
+        return True
+
+    def _permits(self, pool: Pool, want: int) -> int:
+        """How many requests may go out now; waits a little for them. 0: none, for longer than it is worth waiting."""
+        waited = 0.0
+        while (queued := pool.stats().queued) > HEADROOM:
+            if waited >= SUBMIT_TIMEOUT_S:
+                raise PoolSaturated(pool.name, SUBMIT_TIMEOUT_S, queued)
+            if not self._wait(HEADROOM_STEP_S):
+                return 0
+            waited += HEADROOM_STEP_S
+        waited = 0.0
+        while self._may_send():
+            grant = self._d.gate.ask(
+                self._send.app,
+                self._lease.platform,
+                transactional=self._send.transactional,
+                send_id=self._send.id,
+                rate=self._watched.rate,
+                want=want,
+            )
+            if grant.permits:
+                return grant.permits
+            wait = max(grant.wait_s, 0.001)
+            own = grant.reason == "send_rate"
+            if wait > LONGEST_WAIT_S or waited + wait > (PATIENCE_SEND_RATE_S if own else PATIENCE_S):
+                jittered = SEND_RATE_AGAIN_S * (0.5 + self._d.random() / 2)
+                self.again_in, self.why = max(wait, jittered) if own else wait, grant.reason
+                return 0
+            if not self._wait(wait):
+                return 0
+            waited += wait
+        return 0
+
+    def _may_send(self) -> bool:
+        """Whether what is not yet written may still go out; if not, why is noted."""
+        attempt = self._attempt
+        if attempt.halted is not None or attempt.reauthenticate is not None or self._lease.lost:
+            return False
+        if self._watched.held:
+            self.again_in, self.why = 0.0, "paused"
+            return False
+        if self._d.drain.sending_ends:
+            self.again_in, self.why = 0.0, "shutdown"
+            return False
+        return True
+
+    def _wait(self, seconds: float) -> bool:
+        """Let time pass while answers come in. False, perhaps early: nothing more is to be sent."""
+        while self._may_send():
+            if seconds <= 0:
+                return True
+            step = min(seconds, COLLECT_S)
+            pause(step)
+            seconds -= step
+            self._collect()
+        return False
+
+    def _claim(self, positions: Sequence[int]) -> bool:
+        """Journal that these are about to be handed over. False: do not send them, nor anything after them."""
+        for position in positions:
+            self._attempt.outcomes[position] = Outcome.CLAIMED
+        first, last = positions[0], positions[-1] + 1
+        try:
+            self._d.journal.write(self._lease, [(first, bytes(self._attempt.outcomes[first:last]))])
+        except (redis.RedisError, Fenced) as exc:
+            log.warning("claim_failed", extra={**ids(self._lease), "error": type(exc).__name__})
+            for position in positions:
+                self._attempt.outcomes[position] = Outcome.PENDING
+            self._attempt.not_sent = "not_claimed"
+            return False
+        return True
+
+    def _await(self) -> None:
+        """Until every submitted request has ended. Each ends within its own timeout, so this does."""
+        while open_bursts := self._attempt.open_bursts():
+            open_bursts[0].wait(COLLECT_S)
+            self._collect()
+            if not self._may_send():
+                self._attempt.cancel(self.why or ("fenced" if self._lease.lost else "halted"))
+            if self._d.drain.waiting_ends:
+                self._attempt.abandon("shutdown")
+
+    def _collect(self) -> None:
+        attempt = self._attempt
+        spans = attempt.collect(self._judge)
+        if spans and self.journaled:
+            try:
+                self._d.journal.write(self._lease, spans)
+            except (redis.RedisError, Fenced) as exc:
+                # In-flight requests go on; whether this holder may still settle is for the row to say.
+                self.journaled = False
+                log.warning("journal_not_written", extra={**ids(self._lease), "error": type(exc).__name__})
+        if attempt.answered or attempt.failed:
+            self._d.gate.report(
+                self._send.app, self._lease.platform, answered=attempt.answered, failed=attempt.failed
+            )
+            attempt.answered = attempt.failed = 0
+        if attempt.hold_off_s:
+            self._d.gate.hold_off(self._send.app, self._lease.platform, attempt.hold_off_s)
+            attempt.hold_off_s = 0.0
+
+    def _judge(self, answer: Answer) -> Verdict:
+        verdict = self._client.judge(answer, sent_at=self.sent_at, now=self._d.clock())
+        # What speaks about one recipient is in the dead letters; a line each would drown the log.
+        if verdict.scope is not Scope.RECIPIENT and verdict.effect is not Effect.RETRY:
+            log.warning(
+                "provider_refused",
+                extra={
+                    **ids(self._lease),
+                    "status": verdict.status,
+                    "reason": verdict.reason,
+                    "detail": verdict.detail,
+                },
+            )
+        return verdict
