@@ -45,6 +45,7 @@ class Endpoint:
         if refused is not None:
             return self._answered(refused, b"")
         token = rules.target(request)
+        tally.check_wait(token, now)
         strike = self.faults.strike(rules.platform, token, session.requests, now)
         if strike is None:
             return self._answered(rules.consider(request, now), token)
@@ -58,6 +59,10 @@ class Endpoint:
         if strike.answered:
             if strike.answer is not None:
                 answer = self.rules.word(strike.answer, request, now)
+                # The client knows of it when it has the answer, at the earliest.
+                until = strike.answer.wait_until(now + strike.delay_s + self.latency.draw(0.0))
+                if until is not None:
+                    self.tally.told_to_wait(token, until)
             else:
                 answer = self.rules.consider(request, now)
             return self._answered(answer, token, strike.delay_s, strike.effect)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 Headers = tuple[tuple[str, str], ...]
@@ -148,6 +149,18 @@ class AnswerSpec:
     body: bytes | None = None
     shape: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def wait_until(self, answered_at: float) -> float | None:
+        """The end of the wait that ``retry_after`` asks for (UNIX seconds), or None without one that can be read."""
+        if self.retry_after is None:
+            return None
+        text = str(self.retry_after)
+        if text.isascii() and text.isdigit():
+            return answered_at + float(text)
+        try:
+            return parsedate_to_datetime(text).timestamp()
+        except ValueError:
+            return None
 
     def extra_headers(self) -> Headers:
         retry: Headers = () if self.retry_after is None else (("retry-after", str(self.retry_after)),)

@@ -184,6 +184,7 @@ def test_a_fault_sees_only_good_credentials_and_counts_what_it_does() -> None:
         "accepted": 1,
         "distinct": 1,
         "duplicates": 0,
+        "early": 0,
         "answers": {"200": 1, "403 MissingProviderToken": 1, "503 ServiceUnavailable": 1},
         "unanswered": {},
         "violations": {},
