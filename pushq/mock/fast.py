@@ -17,6 +17,7 @@ from h2.errors import ErrorCodes
 
 from pushq.mock import frames
 from pushq.mock.apns import CANONICAL_UUID
+from pushq.mock.connection_faults import IdleClock, WindowDebt
 from pushq.mock.due_answers import DueAnswers
 from pushq.mock.endpoint import Endpoint
 from pushq.mock.engine import End
@@ -94,6 +95,9 @@ class FastEngine:
         self._answers = DueAnswers()
         self._grant_due: float | None = None
         self._receive_window = CONNECTION_WINDOW
+        wrong = endpoint.faults.connection(endpoint.rules.platform)
+        self._debt = None if wrong.late_window is None else WindowDebt(wrong.late_window)
+        self._idle = None if wrong.idle_close is None else IdleClock(wrong.idle_close)
         self._stream_window = frames.DEFAULT_WINDOW
         self._header_table_size = frames.DEFAULT_HEADER_TABLE_SIZE
         self._known_generation = (-1, -1, -1)
@@ -102,13 +106,18 @@ class FastEngine:
 
     @property
     def pending(self) -> bool:
-        return self._answers.waiting or self._grant_due is not None
+        return bool(
+            self._answers.waiting or self._grant_due is not None or self._debt or self._idle is not None
+        )
 
     def opening(self) -> bytes:
         self._unacknowledged.append(self._limit)
-        return frames.settings(
+        settings = frames.settings(
             (frames.MAX_CONCURRENT_STREAMS, self._limit), (frames.INITIAL_WINDOW_SIZE, frames.DEFAULT_WINDOW)
-        ) + frames.window_update(0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
+        )
+        if self._debt is not None:
+            return settings
+        return settings + frames.window_update(0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
 
     def receive(self, data: bytes, tick: float, now: float) -> bytes:
         self._tick, self._now = tick, now
@@ -136,10 +145,14 @@ class FastEngine:
         if self._grant_due is not None and self._grant_due <= tick:
             self._grant_due = None
             out.append(self._advertise(self._endpoint.rules.streams.granted))
+        if self._debt:
+            out += [frames.window_update(0, increment) for increment in self._debt.due(tick)]
         answers = self._answers.release(tick)
         self._active -= len(answers)
         out += answers
         self._end_if_drained()
+        if self._idle is not None:
+            out.append(self._end_if_idle(self._idle, tick, busy=bool(answers or self._active)))
         return b"".join(out)
 
     def _read_frames(self, buffer: bytes, at: int) -> int:
@@ -278,6 +291,9 @@ class FastEngine:
 
     def _account(self, received: int) -> None:
         """Give the window back in large pieces, long before the client could run dry."""
+        if self._debt is not None:
+            self._debt.used(received, self._tick)
+            return
         self._receive_window -= received
         if self._receive_window < CONNECTION_WINDOW // 2:
             self._out.append(frames.window_update(0, CONNECTION_WINDOW - self._receive_window))
@@ -463,6 +479,15 @@ class FastEngine:
     def _end_if_drained(self) -> None:
         if self._close_when_drained and not self._active and self.ended is None:
             self.ended = "close"
+
+    def _end_if_idle(self, idle: IdleClock, tick: float, *, busy: bool) -> bytes:
+        if busy:
+            idle.busy(tick)
+        if self.ended is not None or not idle.expired(tick):
+            return b""
+        self.ended = "close"
+        close = idle.close
+        return b"" if close.silent else frames.goaway(self._last_stream, close.code, close.debug)
 
     def _cancelled(self, stream: int) -> None:
         """The client reset a stream: no answer, but what was counted stays counted."""

@@ -21,6 +21,9 @@ A fault is a mapping (one ``[[fault]]`` of a TOML file, one element of the list 
     goaway = { code = 0, reason = "Shutdown", last_stream_offset = 0, close = "drained" }
     cut = "now"                      # or "mid_frame"
     limit = 1                        # MAX_CONCURRENT_STREAMS from now on; the request is answered as usual
+    # or, without any condition, for every connection that is opened from now on:
+    idle_close = { after_ms = 500, code = 0, reason = "idle", silent = false }
+    late_window = { delay_ms = 200, piece = 1000 }
     # for stall, rst and cut: was the request processed (and counted as accepted) although its answer is lost?
     processed = false
 
@@ -32,7 +35,7 @@ from __future__ import annotations
 import random
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,8 @@ import orjson
 from h2.errors import ErrorCodes
 
 from pushq.errors import InvalidRequest
+from pushq.mock import frames
+from pushq.mock.connection_faults import ConnectionFaults, IdleClose, LateWindow
 from pushq.mock.exchange import AnswerSpec, Cut, Effect, GoAway, Limit, Reset
 
 PLATFORMS = ("apns", "fcm", "oauth")
@@ -126,15 +131,22 @@ class FaultTable:
         self.generation = 0
         self._rows: dict[str, list[Fault]] = {}
         self._seen: dict[str, int] = {}
+        self._connections: dict[str, ConnectionFaults] = {}
         self._chance = random.Random(seed).random
         self.replace(faults, seed)
 
     def replace(self, faults: Sequence[Mapping[str, Any]], seed: int = 0) -> None:
         rows: dict[str, list[Fault]] = {platform: [] for platform in PLATFORMS}
+        connections = dict.fromkeys(PLATFORMS, ConnectionFaults())
         for position, raw in enumerate(faults):
-            platform, fault = parse_fault(raw, f"fault[{position}]")
-            rows[platform].append(fault)
-        self._rows, self._seen = rows, dict.fromkeys(PLATFORMS, 0)
+            place = f"fault[{position}]"
+            if _concerns_connections(raw):
+                platform, changes = parse_connection_fault(raw, place)
+                connections[platform] = replace(connections[platform], **changes)
+            else:
+                platform, fault = parse_fault(raw, place)
+                rows[platform].append(fault)
+        self._rows, self._seen, self._connections = rows, dict.fromkeys(PLATFORMS, 0), connections
         self._chance = random.Random(seed).random
         self.generation += 1
 
@@ -148,6 +160,10 @@ class FaultTable:
             if fault.strikes(token, self._seen[platform], nth_on_connection, now, self._chance):
                 return fault.strike
         return None
+
+    def connection(self, platform: str) -> ConnectionFaults:
+        """For a connection that opens now."""
+        return self._connections[platform]
 
     def prefixes(self, platform: str) -> tuple[bytes, ...]:
         """A token that starts with none of these cannot be hit; ``b""`` among them means that any token can."""
@@ -192,6 +208,48 @@ def parse_fault(raw: Any, place: str) -> tuple[str, Fault]:
 
 
 ACTIONS = ("answer", "delay_ms", "stall", "rst", "goaway", "cut", "limit")
+CONNECTION_ACTIONS = ("idle_close", "late_window")
+
+
+def _concerns_connections(raw: Any) -> bool:
+    return isinstance(raw, Mapping) and any(action in raw for action in CONNECTION_ACTIONS)
+
+
+def parse_connection_fault(raw: Any, place: str) -> tuple[str, dict[str, Any]]:
+    """The platform and what changes in its :class:`ConnectionFaults`. Conditions on requests are unknown keys here."""
+    fields = _Fields(raw, place)
+    platform = fields.one_of("platform", PLATFORMS[:2])
+    changes: dict[str, Any] = {}
+    if "idle_close" in raw:
+        changes["idle_close"] = _parse_idle_close(fields.table("idle_close"))
+    if "late_window" in raw:
+        changes["late_window"] = _parse_late_window(fields.table("late_window"))
+    fields.finish()
+    return platform, changes
+
+
+def _parse_idle_close(fields: _Fields) -> IdleClose:
+    after_ms = fields.number("after_ms")
+    if after_ms < 0:
+        raise fields.wrong("after_ms", after_ms, "milliseconds, 0 or more")
+    reason = fields.text("reason")
+    idle = IdleClose(
+        after_s=after_ms / 1000,
+        code=fields.error_code("code", 0),
+        debug=b"" if reason is None else orjson.dumps({"reason": reason}),
+        silent=fields.flag("silent", default=False),
+    )
+    fields.finish()
+    return idle
+
+
+def _parse_late_window(fields: _Fields) -> LateWindow:
+    delay_ms, piece = fields.number("delay_ms"), fields.count("piece")
+    if delay_ms < 0:
+        raise fields.wrong("delay_ms", delay_ms, "milliseconds, 0 or more")
+    late = LateWindow(delay_ms / 1000, frames.DEFAULT_WINDOW if piece is None else piece)
+    fields.finish()
+    return late
 
 
 def _parse_strike(fields: _Fields) -> Strike:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -20,6 +21,7 @@ from h2.errors import ErrorCodes
 from hpack.exceptions import HPACKError
 
 from pushq.mock import frames
+from pushq.mock.connection_faults import IdleClock, WindowDebt
 from pushq.mock.endpoint import Endpoint
 from pushq.mock.engine import End
 from pushq.mock.exchange import MAX_BODY_BYTES, Answer, Cut, GoAway, Limit, Request, Reset, Verdict
@@ -72,10 +74,13 @@ class StrictEngine:
         self._last_stream = 0
         self._goaway_last: int | None = None
         self._close_when_drained = False
+        wrong = endpoint.faults.connection(endpoint.rules.platform)
+        self._debt = None if wrong.late_window is None else WindowDebt(wrong.late_window)
+        self._idle = None if wrong.idle_close is None else IdleClock(wrong.idle_close)
 
     @property
     def pending(self) -> bool:
-        return bool(self._due) or self._grant_due is not None
+        return bool(self._due or self._grant_due is not None or self._debt or self._idle is not None)
 
     def opening(self) -> bytes:
         self._h2.initiate_connection()
@@ -131,11 +136,16 @@ class StrictEngine:
         if self._grant_due is not None and self._grant_due <= tick:
             self._grant_due = None
             self._advertise(self._endpoint.rules.streams.granted)
+        if self._debt:
+            for increment in self._debt.due(tick):
+                self._h2.increment_flow_control_window(increment)
+        busy = self._open_streams
         while self._due and self._due[0][0] <= tick:
             self._send(heapq.heappop(self._due)[2])
         self._write_bodies()
         self._end_if_drained()
-        return self._h2.data_to_send()
+        out = self._h2.data_to_send()
+        return out if self._idle is None else out + self._end_if_idle(self._idle, tick, busy=busy)
 
     def _take(self, event: h2.events.Event, tick: float, now: float) -> bytes:
         """Acts on one event; returns bytes that h2 does not know of."""
@@ -154,8 +164,12 @@ class StrictEngine:
                 if arriving is not None and data is not None:
                     arriving.size += len(data)
                     arriving.body += data[: MAX_BODY_BYTES - len(arriving.body)]
-                if length:
+                if length and self._debt is None:
                     self._h2.acknowledge_received_data(length, stream)
+                elif length and self._debt is not None:
+                    self._debt.used(length, tick)
+                    with suppress(h2.exceptions.StreamClosedError):  # it was the last of its stream
+                        self._h2.increment_flow_control_window(length, stream)
             case h2.events.StreamEnded(stream_id=int(stream)):
                 arriving = self._arriving.pop(stream, None)
                 if arriving is not None:
@@ -257,10 +271,22 @@ class StrictEngine:
         self._end_if_drained()
         return frames.goaway(last, effect.code, effect.debug)
 
+    @property
+    def _open_streams(self) -> bool:
+        return bool(self._arriving or self._due or self._bodies or self._stalled)
+
     def _end_if_drained(self) -> None:
-        open_streams = self._arriving or self._due or self._bodies or self._stalled
-        if self._close_when_drained and not open_streams and self.ended is None:
+        if self._close_when_drained and not self._open_streams and self.ended is None:
             self.ended = "close"
+
+    def _end_if_idle(self, idle: IdleClock, tick: float, *, busy: bool) -> bytes:
+        if busy:
+            idle.busy(tick)
+        if self.ended is not None or not idle.expired(tick):
+            return b""
+        self.ended = "close"
+        close = idle.close
+        return b"" if close.silent else frames.goaway(self._last_stream, close.code, close.debug)
 
     def _forget(self, stream: int) -> None:
         """The client reset a stream: no answer, but what was counted stays counted."""

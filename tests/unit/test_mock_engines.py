@@ -600,6 +600,58 @@ def test_a_limit_may_drop_while_requests_are_in_flight(connect: Connect) -> None
     assert (client.statuses[9], client.goaways) == (200, [])
 
 
+@pytest.mark.parametrize("silent", [False, True])
+def test_an_idle_connection_is_closed(connect: Connect, silent: bool) -> None:
+    fault = {"platform": "apns", "idle_close": {"after_ms": 500, "reason": "Idle", "silent": silent}}
+    client = connect(fault, latency=Latency(0.08))
+    client.wait(0.4)
+    client.push()
+    client.wait(0.08 + TICK_S)
+    client.wait(0.4)
+    stream = client.push()
+    client.wait(0.08 + TICK_S)
+    client.wait(0.4)
+    assert client.ended == [1, stream]
+    before = client.engine.ended
+    assert before is None
+    assert client.engine.pending
+    client.wait(0.2)
+    assert client.engine.ended == "close"
+    assert client.goaways == ([] if silent else [(0, stream, b'{"reason":"Idle"}')])
+
+
+def test_a_connection_with_an_open_stream_is_not_idle(connect: Connect) -> None:
+    client = connect(
+        {"platform": "apns", "idle_close": {"after_ms": 500}}, {"platform": "apns", "stall": True}
+    )
+    client.push()
+    for _ in range(10):
+        client.wait(0.4)
+    assert client.engine.ended is None
+
+
+def test_the_window_comes_back_late_and_in_pieces(connect: Connect) -> None:
+    client = connect(
+        {"platform": "apns", "late_window": {"delay_ms": 200, "piece": 10}}, latency=Latency(1.0)
+    )
+    assert client.h2.outbound_flow_control_window == 65_535
+    client.push()
+    client.wait(0.19)
+    assert client.h2.outbound_flow_control_window == 65_535 - len(BODY)
+    assert client.engine.pending
+    client.wait(0.02)
+    assert client.h2.outbound_flow_control_window == 65_535
+    updates = [
+        event.delta
+        for event in client.events
+        if isinstance(event, h2.events.WindowUpdated) and event.stream_id == 0
+    ]
+    assert sum(updates) == len(BODY)
+    assert max(updates) == 10
+    client.wait(1.0)
+    assert client.ended == [1]
+
+
 def test_who_ignores_a_lower_limit_is_punished(connect: Connect) -> None:
     client = warmed(connect({"platform": "apns", "token": DEAD, "limit": 1}, latency=Latency(0.08)))
     client.push(DEAD)
