@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
+import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -16,6 +22,8 @@ from pushq.ledger.progress import COUNTS, Progress, progress
 from pushq.ledger.sends import UnknownSend
 
 POLL_S = 0.25
+#: The present rate is that of the last so many seconds.
+RATE_OVER_S = 5.0
 _COLOURS = {
     "accepted": "green",
     "dead": "red",
@@ -45,8 +53,29 @@ def bar(counts: dict[str, int] | None, width: int = _WIDTH) -> Text:
     return text.append("·" * (width - drawn), style="dim")
 
 
-def picture(state: Progress) -> Table:
-    """A table for one send."""
+class Speed:
+    """Recipients settled a second, over the last seconds. The clock is passed in."""
+
+    def __init__(self, window_s: float = RATE_OVER_S) -> None:
+        self._window_s = window_s
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def rate(self, now: float, settled: int) -> float | None:
+        """The rate as of now; None while there is too little to tell."""
+        self._seen.append((now, settled))
+        # The newest that is a whole window old, and what came after it.
+        while len(self._seen) > 2 and self._seen[1][0] <= now - self._window_s:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return (settled - before) / (now - since) if now - since >= POLL_S else None
+
+
+def picture(state: Progress, rate: float | None = None) -> Table:
+    """A table for one send.
+
+    Args:
+        rate: recipients settled a second at present; None for the mean since the call.
+    """
     table = Table(
         title=f"send {state.id}  {state.kind}  {state.state}", title_justify="left", box=None, pad_edge=False
     )
@@ -61,13 +90,44 @@ def picture(state: Progress) -> Table:
             f"{other:,}",
             f"{counts['pending']:,}",
         )
-    settled = sum(state.total(name) for name in COUNTS)
-    rate = settled / state.seconds if state.seconds > 0 else 0.0
-    left = state.total("pending") / rate if rate else 0.0
-    eta = f", about {left:,.0f} s left" if not state.finished and settled and state.planned_at else ""
-    table.caption = f"{settled:,} settled in {state.seconds:,.1f} s, {rate:,.0f} a second{eta}"
+    speed = rate
+    if speed is None or state.finished:
+        speed = state.settled / state.seconds if state.seconds > 0 else 0.0
+    eta = ""
+    if not state.finished and state.planned_at is not None and speed > 0:
+        eta = f", about {duration(state.total('pending') / speed)} left"
+    table.caption = f"{state.settled:,} settled in {state.seconds:,.1f} s, {speed:,.0f} a second{eta}"
     table.caption_justify = "left"
     return table
+
+
+def duration(seconds: float) -> str:
+    """Such as ``42 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+@contextmanager
+def watching(send_id: uuid.UUID) -> Iterator[None]:
+    """Ctrl-C ends only the watching; says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"\nno longer watched; the send goes on: pushq show {send_id}", err=True)
+        sys.exit(130)
+
+
+def steps(database: Database, send_id: uuid.UUID) -> Iterator[Progress]:
+    """Where the send stands, whenever that has changed, until it has ended."""
+    last: Progress | None = None
+    while last is None or not last.finished:
+        state = progress(database, send_id)
+        if last is None or replace(state, seconds=last.seconds) != last:
+            yield state
+            last = state
+        if not state.finished:
+            time.sleep(POLL_S)
 
 
 def follow(
@@ -75,16 +135,19 @@ def follow(
     send_id: uuid.UUID,
     console: Console,
     *,
-    timeout_s: float,
+    timeout_s: float = math.inf,
     alive: Callable[[], None] | None = None,
+    until_held: bool = True,
 ) -> Progress | None:
-    """Draw the send until it is finished or held; returns where it stands then, or None when it has not even begun.
+    """Draw the send until it is finished; returns where it stands then, or None when it has not even begun.
 
     Args:
         alive: called at every look; raises when waiting has become pointless.
+        until_held: whether a paused send ends it as well.
     """
     deadline = time.monotonic() + timeout_s
     state: Progress | None = None
+    speed = Speed()
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while time.monotonic() < deadline:
             if alive is not None:
@@ -93,9 +156,9 @@ def follow(
                 state = progress(database, send_id)
             except UnknownSend:
                 state = None  # still on its way to the broadcast worker
-            stopped = state is not None and (state.finished or state.state == "paused")
+            stopped = state is not None and (state.finished or (until_held and state.state == "paused"))
             if state is not None and (stopped or console.is_terminal):
-                live.update(picture(state), refresh=True)
+                live.update(picture(state, speed.rate(time.monotonic(), state.settled)), refresh=True)
             if stopped:
                 break
             time.sleep(POLL_S)

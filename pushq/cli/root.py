@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
+import os
 import sys
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from pushq import __version__
+from pushq.cli.lazy import LazyGroup
 from pushq.errors import PushqError
 
 #: Command to "module:object" and the line that `pushq --help` shows.
@@ -18,8 +19,12 @@ COMMANDS: Final = {
     "send": ("pushq.cli.send:send", "Send one notification to an audience."),
     "sends": ("pushq.cli.sends:sends_", "List the newest sends."),
     "show": ("pushq.cli.sends:show", "Where one send stands."),
-    "pause": ("pushq.cli.sends:pause", "Hold a running send."),
-    "resume": ("pushq.cli.sends:resume", "Let a held send go on."),
+    "pause": ("pushq.cli.control:pause", "Hold a running send."),
+    "resume": ("pushq.cli.control:resume", "Let a held send go on."),
+    "cancel": ("pushq.cli.control:cancel", "End a send for good."),
+    "rate": ("pushq.cli.control:rate", "Change the speed of a running send."),
+    "replay": ("pushq.cli.control:replay", "Send again to those who were not reached."),
+    "export": ("pushq.cli.export:export", "Write one row for each recipient."),
     "tokens": ("pushq.cli.tokens:tokens", "Register, import and look at device tokens."),
     "segments": ("pushq.cli.segments:segments", "Create and look at segments."),
     "cache": ("pushq.cli.cache:cache", "Warm, clear and look at the token cache."),
@@ -32,26 +37,19 @@ COMMANDS: Final = {
 }
 
 
-class LazyGroup(click.Group):
-    """Imports a command's module only when that command is called."""
+class Root(LazyGroup):
+    """All commands. A reader of their output that had enough (``pushq sends | head``) is no error."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # From the table, not from the modules: `pushq --help` must work where an extra is not installed.
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # What is still buffered must not meet the closed pipe when the process ends; and click would end it with 1.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(0) from None
 
 
-@click.group(cls=LazyGroup, epilog="Start with: pushq demo")
+@click.group(cls=Root, table=COMMANDS, epilog="Start with: pushq demo")
 @click.version_option(__version__, prog_name="pushq")
 def cli() -> None:
     """Push notifications to millions of phones.
@@ -76,5 +74,3 @@ def run() -> None:
     except PushqError as exc:
         click.echo(f"error: {exc}", err=True)
         sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(0)  # `pushq sends | head`: the reader had enough

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import sys
 import uuid
-from typing import Any
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
+from pushq.cli.lazy import LazyGroup
 from pushq.cli.output import console, emit_json, json_option
+from pushq.cli.root import COMMANDS
 from pushq.errors import InvalidRequest
 from pushq.settings import load
 
+#: The commands about one send, here as well as at the top.
+SUBCOMMANDS: Final = {
+    name: COMMANDS[name] for name in ("show", "pause", "resume", "cancel", "rate", "replay", "export")
+}
 
-@click.command(
-    epilog="Example: pushq send --app shop --title Sale --body '20% off until midnight' --segment all --wait",
+
+@click.group(
+    cls=LazyGroup,
+    table=SUBCOMMANDS,
+    invoke_without_command=True,
+    subcommand_metavar="| COMMAND SEND_ID",
+    epilog="""\b
+Examples:
+  pushq send --app shop --title Sale --body '20% off until midnight' --segment all --wait
+  pushq send show 0d9c3f0e-6f0d-4d3e-8c3a-5a8a6f4a1b2c --watch""",
 )
 @click.option("--app", "app_name", help="Which app; may be left out when only one is configured.")
 @click.option("--title", help="What the phone shows first.")
@@ -39,6 +54,10 @@ from pushq.settings import load
 )
 @click.option("--idempotency-key", help="The same key sends once, however often it is called.")
 @click.option("--send-at", help="Not before this time, such as 2030-01-31T18:00:00+01:00.")
+@click.option("--rate", type=int, help="Requests a second at most, all workers together.")
+@click.option("--max-attempts", type=int, help="Tries for each device, the first one included.")
+@click.option("--retry-initial-delay", type=float, help="Seconds before the second try; doubles with each.")
+@click.option("--retry-max-delay", type=float, help="Seconds that the doubling ends at.")
 @click.option(
     "--wait", is_flag=True, help="Show progress until the last outcome; exit code 1 when the send failed."
 )
@@ -46,7 +65,9 @@ from pushq.settings import load
     "--timeout", type=click.FloatRange(1, 86_400), default=3600, show_default=True, help="Seconds to --wait."
 )
 @json_option
+@click.pass_context
 def send(
+    ctx: click.Context,
     app_name: str | None,
     title: str | None,
     body: str | None,
@@ -64,11 +85,22 @@ def send(
     guarantee: str | None,
     idempotency_key: str | None,
     send_at: str | None,
+    rate: int | None,
+    max_attempts: int | None,
+    retry_initial_delay: float | None,
+    retry_max_delay: float | None,
     wait: bool,
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Send one notification to an audience."""
+    """Send one notification to an audience; or, with a COMMAND, look at a send or steer it."""
+    if ctx.invoked_subcommand is not None:
+        given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if given:
+            raise click.UsageError(
+                f"Options of `pushq send` go with a notification, not with {ctx.invoked_subcommand!r}."
+            )
+        return
     from pushq import send_broadcast, send_notification  # noqa: PLC0415
 
     notification: dict[str, Any] = {
@@ -86,6 +118,8 @@ def send(
     options: dict[str, Any] = {"app": app_name, "idempotency_key": idempotency_key, "send_at": send_at}
     if guarantee is not None:
         options["guarantee"] = guarantee
+    retry = {"max_attempts": max_attempts, "initial_delay": retry_initial_delay, "max_delay": retry_max_delay}
+    options |= {"rate": rate, "retry": {key: value for key, value in retry.items() if value is not None}}
     if users:
         if segments or excluded:
             raise InvalidRequest("--user", "users and segments together", "one of the two")
@@ -132,10 +166,10 @@ def _check_here(submission: Any) -> None:
 
 
 def _follow(send_id: uuid.UUID, timeout: float, as_json: bool) -> None:
-    from pushq.cli.progress import follow  # noqa: PLC0415
+    from pushq.cli.progress import follow, watching  # noqa: PLC0415
     from pushq.cli.sends import as_document, database  # noqa: PLC0415
 
-    with database() as opened:
+    with database() as opened, watching(send_id):
         state = follow(opened, send_id, console(stderr=as_json), timeout_s=timeout)
     if state is None:
         raise click.ClickException(

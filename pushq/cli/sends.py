@@ -1,4 +1,4 @@
-"""``pushq sends``, ``show``, ``pause`` and ``resume``."""
+"""``pushq sends`` and ``show``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pushq.cli.output import console, emit_json, json_option, plain
 from pushq.database import Database
-from pushq.ledger import progress, sends
+from pushq.ledger import progress
 from pushq.ledger.progress import Progress
 from pushq.settings import load
 
@@ -55,53 +55,45 @@ def sends_(limit: int, as_json: bool) -> None:
     console().print(table if rows else "No sends yet. Try: pushq send --help")
 
 
-@click.command(epilog="Example: pushq show 0d9c3f0e-6f0d-4d3e-8c3a-5a8a6f4a1b2c")
+@click.command(
+    epilog="""\b
+Examples:
+  pushq show 0d9c3f0e-6f0d-4d3e-8c3a-5a8a6f4a1b2c
+  pushq show 0d9c3f0e-6f0d-4d3e-8c3a-5a8a6f4a1b2c --watch"""
+)
 @click.argument("send_id", type=click.UUID)
+@click.option(
+    "--watch", is_flag=True, help="Until the send has ended; Ctrl-C ends the watching, the send goes on."
+)
 @json_option
-def show(send_id: uuid.UUID, as_json: bool) -> None:
+def show(send_id: uuid.UUID, watch: bool, as_json: bool) -> None:
     """Where one send stands: every platform, every outcome."""
-    from pushq.cli.progress import picture  # noqa: PLC0415
+    from pushq.cli.progress import follow, picture, steps, watching  # noqa: PLC0415
 
     with database() as opened:
         state = progress.progress(opened, send_id)
+        if watch and not as_json:
+            with watching(send_id):
+                state = follow(opened, send_id, console(), until_held=False) or state
+        elif watch:
+            with watching(send_id):
+                for state in steps(opened, send_id):
+                    emit_json(as_document(state))
+            return
         reasons = progress.reasons(opened, send_id)
+        parked = progress.parked(opened, send_id) if state.parked else []
     if as_json:
-        emit_json({**as_document(state), "reasons": reasons})
+        emit_json({**as_document(state), "reasons": reasons, "parked_batches": parked})
         return
     out = console()
-    out.print(picture(state))
+    if not watch:
+        out.print(picture(state))
     for row in reasons:
         out.print(f"  {row['platform']}  {row['outcome']:<10} {row['reason']:<24} {row['recipients']:>10,}")
+    for row in parked:
+        what = f"batch {row['batch_no']} is parked after {row['runs']} runs, {row['recipients']:,} recipients"
+        out.print(f"  {row['platform']}  {what}: {row['error'] or 'no reason'}", markup=False)
+    if state.rate is not None and not state.finished:
+        out.print(f"  limited to {state.rate:,} requests a second")
     if state.error:
-        out.print(f"[bold]{state.error}[/bold]")
-
-
-@click.command(epilog="Example: pushq pause SEND_ID")
-@click.argument("send_id", type=click.UUID)
-@json_option
-def pause(send_id: uuid.UUID, as_json: bool) -> None:
-    """Hold a running send: what is in flight is finished, nothing new is begun."""
-    _control(send_id, as_json, "paused", "is not running")
-
-
-@click.command(epilog="Example: pushq resume SEND_ID")
-@click.argument("send_id", type=click.UUID)
-@json_option
-def resume(send_id: uuid.UUID, as_json: bool) -> None:
-    """Let a held send go on, after its cause has been mended."""
-    _control(send_id, as_json, "resumed", "is not paused")
-
-
-def _control(send_id: uuid.UUID, as_json: bool, done: str, refused: str) -> None:
-    act = sends.pause if done == "paused" else sends.resume
-    with database() as opened:
-        with opened.begin() as connection:
-            sends.load(connection, send_id)
-            changed = act(connection, send_id)
-        state = progress.progress(opened, send_id)
-    if as_json:
-        emit_json({"send_id": str(send_id), "changed": changed, "state": state.state})
-    elif changed:
-        click.echo(f"{send_id} {done}")
-    else:
-        raise click.ClickException(f"{send_id} {refused}: it is {state.state}")
+        out.print(state.error, style="bold", markup=False)
