@@ -77,8 +77,10 @@ def _send(multi, handles, prefix, tokens) -> list[int]:  # type: ignore[no-untyp
                     multi.add_handle(handle)
             if not queued:
                 break
-        if running:
-            multi.select(1.0)
+        # Handles that were just added have nothing to wait for, which libcurl says by a time-out of 0.
+        wait_ms = multi.timeout()
+        if running and wait_ms:
+            multi.select(min(1.0, wait_ms / 1000) if wait_ms > 0 else 1.0)
     return codes
 
 
