@@ -21,6 +21,8 @@ from pushq.mock.credentials import Credentials, make_credentials
 _TEMPLATE: Final = Path(__file__).with_name("nginx.conf.template")
 _START_TIMEOUT_S: Final = 10.0
 _STOP_TIMEOUT_S: Final = 5.0
+#: It ends by itself after this, should the benchmark be killed.
+_LIFE_S: Final = 1800
 #: Where Debian's package puts it is not on everybody's PATH.
 _PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
 
@@ -70,6 +72,9 @@ def nginx(folder: Path, cores: Set[int]) -> Iterator[Nginx]:
     )
     log = folder / "error.log"
     arguments = [program, "-p", str(folder), "-c", str(config), "-e", str(log)]
+    bounded = shutil.which("timeout")
+    if bounded is not None:
+        arguments = [bounded, str(_LIFE_S), *arguments]
     with pinned(cores):
         process = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

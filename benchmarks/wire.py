@@ -20,6 +20,7 @@ import re
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -284,6 +285,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write the JSON, the results and the chart")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that nginx is stopped
     try:
         result = measure(options, lambda line: print(line, file=sys.stderr, flush=True))
     except (RunFailed, nginx.NginxFailed) as error:
