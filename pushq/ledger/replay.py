@@ -252,7 +252,8 @@ def _write(connection: Connection, send_id: uuid.UUID, choice: Choice, opened: S
             f"""
             UPDATE send_batches b
             SET state = 'planned', outcomes = n.outcomes, attempts = n.attempts, attempt = 0, crashes = 0, runs = 0,
-                publishes = 0, lease_token = NULL, retry_at = NULL, due_at = NULL, error = NULL, settled_at = NULL, {fewer}
+                publishes = 0, lease_token = NULL, retry_at = NULL, waits = NULL, due_at = NULL, error = NULL, settled_at = NULL,
+                {fewer}
             FROM unnest(CAST(:nos AS integer[]), CAST(:outcomes AS bytea[]), CAST(:attempts AS bytea[]),
                         {", ".join(f"CAST(:{name} AS integer[])" for name in REPLAYABLE)})
                  AS n (batch_no, outcomes, attempts, {", ".join(REPLAYABLE)})
