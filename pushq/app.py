@@ -37,8 +37,9 @@ _KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "
 _EXCHANGE: Final = Exchange("pushq", type="topic", durable=True)
 _POISON_EXCHANGE: Final = Exchange("pushq.poison", type="fanout", durable=True)
 
-#: After this, a message that a dead worker had taken is put back (by the sweep; see pushq.tasks.redelivery).
-REDIS_VISIBILITY_S: Final = 120
+#: After this, a message that a dead worker had taken is put back (by the sweep; see pushq.tasks.redelivery). Only calls that are not in
+#: the ledger yet depend on it. A task that takes longer, or waits longer for its countdown, is delivered twice and dropped once.
+REDIS_VISIBILITY_S: Final = 40
 #: Seconds for a publication, and for RabbitMQ's confirm of it: a broker that hangs must be noticed, not waited for.
 PUBLISH_TIMEOUTS: Final = {"timeout": 10, "confirm_timeout": 15}
 

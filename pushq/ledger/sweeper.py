@@ -21,8 +21,9 @@ from pushq.settings import Settings
 log = logging.getLogger("pushq.sweeper")
 
 LIMIT: Final = 1000
-#: A shard whose planning has not moved for this long has lost its worker or its message.
-SHARD_STALE_S: Final = 90
+#: A shard whose planning has not moved for this long has lost its worker or its message. A page takes well below a second, and a
+#: second message for a shard that only waited does no harm: the pages of a shard are planned one after the other whoever asks.
+SHARD_STALE_S: Final = 30
 #: Dead letters are due 30 s after they were written (the column's default), and again after this long.
 DEAD_LETTER_AGAIN_S: Final = 120
 

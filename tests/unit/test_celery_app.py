@@ -104,7 +104,7 @@ class TestConfiguration:
 
     def test_redis_times_out_and_gives_back(self) -> None:
         options = applied(REDIS).conf.broker_transport_options
-        assert options["visibility_timeout"] == 120
+        assert options["visibility_timeout"] == 40
         assert 0 < options["socket_timeout"] <= 15
         assert 0 < options["socket_connect_timeout"] <= 5
         assert "confirm_publish" not in options
