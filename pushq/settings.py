@@ -127,6 +127,10 @@ BrokerUrl = Annotated[
         "amqp://user@localhost:5672// or redis://localhost:6379/1",
     ),
 ]
+ProxyUrl = Annotated[
+    ServiceUrl,
+    _url(("http", "https"), "http://proxy.example:3128 or http://user:password@proxy.example:3128"),
+]
 
 
 def _readable(path: Path) -> Path:
@@ -209,6 +213,7 @@ class ApnsSettings(LimitSettings):
     ca_file: ReadableFile | None = None
     min_connections: Annotated[int, Field(ge=1, le=1000)] = 1
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 8
+    idle_close_seconds: Annotated[float, Field(ge=1, le=86400)] = 600.0
 
 
 class FcmSettings(LimitSettings):
@@ -221,6 +226,7 @@ class FcmSettings(LimitSettings):
     ca_file: ReadableFile | None = None
     min_connections: Annotated[int, Field(ge=1, le=1000)] = 2
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 32
+    idle_close_seconds: Annotated[float, Field(ge=1, le=86400)] = 600.0
 
 
 class AppSettings(_Frozen):
@@ -262,6 +268,11 @@ class Settings(_Frozen):
     request_timeout: Annotated[float, Field(ge=1, le=600)] = 30.0
     shutdown_grace: Annotated[float, Field(ge=4, le=3600)] = 20.0
     poison_runs: Annotated[int, Field(ge=1, le=100)] = 3
+    http_proxy: ProxyUrl | None = None
+    http_proxy_password_file: ReadableFile | None = None
+    http_proxy_ca_file: ReadableFile | None = None
+    no_proxy: str = ""
+    proxy_from_environment: bool = False
     token_ttl_days: Annotated[int, Field(ge=1, le=365)] = 30
     unseen_days: Annotated[int, Field(ge=1, le=3650)] = 270
     ledger_days: Annotated[int, Field(ge=1, le=3650)] = 90
@@ -340,16 +351,40 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             problems.append(f"{variable}: found an empty value; expected a value, or the variable unset")
         else:
             values[name] = value
+    if str(values.get("proxy_from_environment")).lower() in _TRUE:
+        values = {**_common_proxy(environ), **values}
     try:
         settings = Settings(**values)
     except ValidationError as exc:
-        problems += [_line(e, PREFIX + str(e["loc"][0]).upper(), values) for e in exc.errors()]
+        problems += [_line(e, _variable(str(e["loc"][0]), environ), values) for e in exc.errors()]
         raise SettingsError("\n".join(problems)) from None
     if problems:
         raise SettingsError("\n".join(problems))
     if settings.config is not None:
         settings = settings.model_copy(update={"apps": load_apps(settings.config)})
     return settings
+
+
+def _variable(name: str, environ: Mapping[str, str]) -> str:
+    """The variable that a field's value came from."""
+    variable = PREFIX + name.upper()
+    return "HTTPS_PROXY" if name == "http_proxy" and variable not in environ else variable
+
+
+#: What pydantic takes for true.
+_TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
+
+
+def _common_proxy(environ: Mapping[str, str]) -> dict[str, str]:
+    """The proxy that other programs use, by the variables that curl reads. Without a scheme it is an HTTP proxy."""
+    found: dict[str, str] = {}
+    url = environ.get("https_proxy") or environ.get("HTTPS_PROXY")
+    if url:
+        found["http_proxy"] = url if "://" in url else f"http://{url}"
+    hosts = environ.get("no_proxy") or environ.get("NO_PROXY")
+    if hosts:
+        found["no_proxy"] = hosts
+    return found
 
 
 def load_apps(path: Path) -> Mapping[str, AppSettings]:

@@ -278,6 +278,8 @@ class Pool:
             connection.retire(Reason.RETIRED_BY_ANSWER)
 
     def went_away(self, connection: Connection, event: GoAwayReceived) -> None:
+        if self._on_goaway is not None:
+            self._on_goaway(event)
         member = self._members[connection]
         member.orderly = event.code == ErrorCode.NO_ERROR
         if member.orderly and not event.refused and not connection.core.in_flight and self._was_idle(member):
@@ -298,8 +300,6 @@ class Pool:
                 "in_flight": connection.core.in_flight,
             },
         )
-        if self._on_goaway is not None:
-            self._on_goaway(event)
         if event.code == ErrorCode.COMPRESSION_ERROR:
             self._give_up_stateless_answers()
 

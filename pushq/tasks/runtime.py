@@ -20,6 +20,7 @@ from pushq.ledger.orders import PlanShard
 from pushq.providers.apns.client import ApnsClient
 from pushq.providers.client import ProviderClient
 from pushq.providers.fcm.client import FcmClient
+from pushq.providers.proxy import proxy_of
 from pushq.redis_client import open_redis
 from pushq.settings import Settings, load
 from pushq.submission import Submission
@@ -50,6 +51,7 @@ class Runtime:
     def __init__(self, settings: Settings, platforms: tuple[str, ...] = (), *, greenlets: int = 20) -> None:
         self.settings = settings
         apps = settings.need_apps()
+        proxy = proxy_of(settings)
         settings.need_broker()
         self.redis = open_redis(settings.need_redis())
         # One connection for each batch at work, and some for the lease keeper and what runs beside.
@@ -61,11 +63,11 @@ class Runtime:
         for name, app in apps.items():
             if app.apns is not None and "apns" in platforms:
                 self.clients[name, "apns"] = ApnsClient(
-                    name, app.apns, self.redis, request_timeout_s=settings.request_timeout
+                    name, app.apns, self.redis, request_timeout_s=settings.request_timeout, proxy=proxy
                 )
             if app.fcm is not None and "fcm" in platforms:
                 self.clients[name, "fcm"] = FcmClient(
-                    name, app.fcm, self.redis, request_timeout_s=settings.request_timeout
+                    name, app.fcm, self.redis, request_timeout_s=settings.request_timeout, proxy=proxy
                 )
         self.delivery = Delivery(
             self.database,

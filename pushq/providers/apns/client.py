@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from pushq.http2 import Answer, Burst, GoAwayReceived, HeaderTemplate, Origin, Pool, PoolSettings
+from pushq.http2 import Answer, Burst, GoAwayReceived, HeaderTemplate, Origin, Pool, PoolSettings, Proxy
 from pushq.providers.answers import Effect, Scope, Verdict
 from pushq.providers.apns import request
 from pushq.providers.apns.credentials import ProviderTokens, load_key
@@ -34,13 +34,20 @@ class ApnsClient:
     platform = "apns"
 
     def __init__(
-        self, app: str, settings: ApnsSettings, client: redis.Redis, *, request_timeout_s: float
+        self,
+        app: str,
+        settings: ApnsSettings,
+        client: redis.Redis,
+        *,
+        request_timeout_s: float,
+        proxy: Proxy | None = None,
     ) -> None:
         self._app, self._settings = app, settings
         self._tokens = ProviderTokens(settings, load_key(settings, app), client, time.time)
         pool_settings = PoolSettings(
             min_connections=settings.min_connections,
             max_connections=settings.max_connections,
+            idle_close_s=settings.idle_close_seconds,
             request_timeout_s=request_timeout_s,
         )
         self._pools = {
@@ -48,6 +55,7 @@ class ApnsClient:
                 f"apns/{app}",
                 _origin(settings.url, settings),
                 pool_settings,
+                proxy=proxy,
                 retire_on=_retires,
                 on_goaway=self._went_away,
             ),
@@ -55,6 +63,7 @@ class ApnsClient:
                 f"apns/{app}/sandbox",
                 _origin(settings.sandbox_url, settings),
                 pool_settings,
+                proxy=proxy,
                 retire_on=_retires,
                 on_goaway=self._went_away,
             ),

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from pushq.http2 import Answer, Burst, HeaderTemplate, Origin, Pool, PoolSettings
+from pushq.http2 import Answer, Burst, HeaderTemplate, Origin, Pool, PoolSettings, Proxy
 from pushq.providers.answers import Verdict
 from pushq.providers.client import Message
 from pushq.providers.fcm import request
@@ -32,10 +32,16 @@ class FcmClient:
     platform = "fcm"
 
     def __init__(
-        self, app: str, settings: FcmSettings, client: redis.Redis, *, request_timeout_s: float
+        self,
+        app: str,
+        settings: FcmSettings,
+        client: redis.Redis,
+        *,
+        request_timeout_s: float,
+        proxy: Proxy | None = None,
     ) -> None:
         self._app, self._settings = app, settings
-        self._tokens = AccessTokens(app, settings, client, time.time)
+        self._tokens = AccessTokens(app, settings, client, time.time, proxy)
         self._path = request.path(settings.project_id)
         parts = urlsplit(settings.url)
         self._pool = Pool(
@@ -49,7 +55,9 @@ class FcmClient:
                 request_timeout_s=request_timeout_s,
                 first_request_alone=False,
                 ping_after_s=PING_AFTER_S,
+                idle_close_s=settings.idle_close_seconds,
             ),
+            proxy=proxy,
         )
         self._template: tuple[bytes, HeaderTemplate] | None = None
         self._rendered: dict[uuid.UUID, dict[str, Any]] = {}
