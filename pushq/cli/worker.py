@@ -47,6 +47,7 @@ def worker(
     """
     from celery.signals import worker_ready, worker_shutting_down  # noqa: PLC0415
 
+    from pushq import metrics  # noqa: PLC0415
     from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, app  # noqa: PLC0415
     from pushq.tasks import runtime  # noqa: PLC0415
     from pushq.tasks.event_groups import EventGroups  # noqa: PLC0415
@@ -55,6 +56,9 @@ def worker(
     settings = load()
     logs.configure(settings.log_level)
     greenlets = concurrency or DEFAULT_CONCURRENCY[kind]
+    end_metrics = (
+        metrics.serve(settings.metrics_host, settings.metrics_port) if settings.metrics_port else None
+    )
     # Here, not at the first task: whoever starts a worker with a wrong key or without a schema sees it at once.
     runtime.configure(settings, () if kind == "core" else (kind,), greenlets=greenlets)
     if kind == "core":
@@ -91,6 +95,8 @@ def worker(
         app.worker_main(arguments)
     finally:
         runtime.shutdown()
+        if end_metrics is not None:
+            end_metrics()
 
 
 def _event_options(settings: Settings) -> list[str]:

@@ -6,20 +6,19 @@ No I/O here: :mod:`pushq.delivery.run` feeds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from pushq.http2 import Answer, Burst, Code, Reason
 from pushq.ledger.batches import DeadLetter
 from pushq.ledger.outcomes import Outcome
+from pushq.limits.guard import Counts, Ruling, overwhelming
 from pushq.providers.answers import Effect, Scope, Verdict
 
 Judge = Callable[[Answer], Verdict]
 
-#: When more than this share of a batch's answers are of a kind that a wrong set-up of ours can cause, no token is invalidated.
-GUARDED_SHARE: Final = 0.2
-#: A share of fewer answers than this says nothing.
-GUARDED_MINIMUM: Final = 20
+#: Before the reason of a dead letter: refused, but nothing proves that it is not our set-up that is wrong.
+UNPROVEN: Final = "guarded_unproven_"
 
 
 def _codes(**outcomes: Outcome) -> bytes:
@@ -91,20 +90,25 @@ class Attempt:
 
     Attributes:
         outcomes: one byte per recipient; CLAIMED stands for handed over and unanswered (at_most_once only).
+        trusted: rejections that a wrong set-up could cause are taken for true.
         failures: why a recipient is to be tried again, by position.
+        guarded: rejections that a wrong set-up could cause, by position. Until :meth:`rule` their recipients count as pending:
+            a rejection proves that nothing was delivered.
         answered, failed: requests with an answer; those with one of 5xx, with none, or without a connection. The caller
             sets them back as it reports them.
         hold_off_s: the longest pause that the provider asked of everybody; set back by the caller as well.
-        halted: a verdict that makes sending the rest pointless: a refused set-up or a refused message.
+        halted: a verdict that makes sending the rest pointless: a refused set-up, a refused message, or one of too many guarded
+            rejections.
         reauthenticate: a burst whose credential was refused as expired.
         not_sent: why requests were never written, or surely not processed.
     """
 
     outcomes: bytearray
     at_most_once: bool
+    trusted: bool = False
     failures: dict[int, Failure] = field(default_factory=dict)
     dead: list[DeadLetter] = field(default_factory=list)
-    guarded: set[int] = field(default_factory=set)
+    guarded: dict[int, Verdict] = field(default_factory=dict)
     answered: int = 0
     failed: int = 0
     hold_off_s: float = 0.0
@@ -159,6 +163,8 @@ class Attempt:
         for letter in self.dead:
             # The translation above knows nothing of answers judged before.
             self.outcomes[letter.position] = letter.outcome
+        for position in self.guarded:
+            self.outcomes[position] = Outcome.PENDING
         if part.finished:
             self._note_unanswered(part, codes)
         if part.burst.answers:
@@ -196,13 +202,17 @@ class Attempt:
             for position in self.failures:
                 if self.outcomes[position] == Outcome.CLAIMED:
                     self.outcomes[position] = Outcome.PENDING
+        if self.guarded and self.halted is None and not self.trusted and overwhelming(self.counts()):
+            self.halted = next(iter(self.guarded.values()))
 
     def _apply(self, position: int, verdict: Verdict, burst: Burst) -> None:
         effect = verdict.effect
-        if effect is Effect.TOKEN_DEAD:
+        if effect is Effect.TOKEN_DEAD and verdict.guarded:
+            self.outcomes[position] = Outcome.PENDING
+            self.failures.pop(position, None)
+            self.guarded[position] = verdict
+        elif effect is Effect.TOKEN_DEAD:
             self._bury(position, Outcome.TOKEN_DEAD, verdict)
-            if verdict.guarded:
-                self.guarded.add(position)
         elif effect is Effect.REJECTED or (
             effect is Effect.CONFIGURATION and verdict.scope is Scope.RECIPIENT
         ):
@@ -271,15 +281,19 @@ class Attempt:
             self.outcomes[position] = ending
             self.dead.append(DeadLetter(position, ending, failure.status, failure.reason, None))
 
-    def letters(self) -> tuple[list[DeadLetter], bool]:
-        """The dead letters; and whether tokens are kept because too many failed in a way that we may have caused."""
-        answered = len(self.outcomes) - sum(
-            self.outcomes.count(o) for o in (Outcome.PENDING, Outcome.CLAIMED, Outcome.SUPPRESSED)
-        )
-        held = len(self.guarded) >= GUARDED_MINIMUM and len(self.guarded) > GUARDED_SHARE * answered
-        if not held:
-            return self.dead, False
-        return [
-            DeadLetter(d.position, d.outcome, d.status, d.reason, None) if d.position in self.guarded else d
-            for d in self.dead
-        ], True
+    def counts(self) -> Counts:
+        """How the provider has answered so far."""
+        accepted = sum(part.accepted for part in self._parts)
+        return Counts(accepted + sum(part.judged for part in self._parts), accepted, len(self.guarded))
+
+    def rule(self, ruling: Ruling) -> None:
+        """Give the recipients of guarded rejections what the guard decided about them."""
+        for position, verdict in self.guarded.items():
+            if ruling is Ruling.BELIEVE:
+                self._bury(position, Outcome.TOKEN_DEAD, verdict)
+            elif ruling is Ruling.KEEP:
+                unproven = replace(verdict, reason=UNPROVEN + verdict.reason, invalid_since=None)
+                self._bury(position, Outcome.REJECTED, unproven)
+            else:
+                self.failures[position] = Failure(verdict.reason, verdict.status, counts=False)
+        self.guarded.clear()

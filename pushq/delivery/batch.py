@@ -21,6 +21,7 @@ from pushq.ledger.batches import DeadLetter, Lease
 from pushq.ledger.orders import DeliverBatch, Order, ProcessDeadLetters
 from pushq.ledger.outcomes import Outcome, recover
 from pushq.ledger.sends import Send
+from pushq.limits.guard import Ruling
 from pushq.providers.answers import Effect, Verdict
 from pushq.providers.client import CredentialRefused, CredentialUnavailable, ProviderClient
 
@@ -67,6 +68,7 @@ class BatchRun:
         try:
             sending.deliver()
         except CredentialRefused as exc:
+            self._guard(client, attempt)
             return self._hold(str(exc), attempt)
         except (CredentialUnavailable, PoolSaturated, PoolClosed) as exc:
             error = str(exc)
@@ -92,7 +94,7 @@ class BatchRun:
             # at_least_once may go on without: after a crash everything that the row does not call final is sent again.
             log.warning("journal_unavailable", extra={**ids(lease), "error": type(exc).__name__})
             outcomes = recover(lease.outcomes, None, at_most_once=False)
-        attempt = Attempt(bytearray(outcomes), at_most_once)
+        attempt = Attempt(bytearray(outcomes), at_most_once, self._send.trust_rejections)
         if outcomes != lease.outcomes:
             tries = bytearray(lease.attempts)
             for position, (old, new) in enumerate(zip(lease.outcomes, outcomes, strict=True)):
@@ -105,6 +107,7 @@ class BatchRun:
 
     def _settle(self, client: ProviderClient, attempt: Attempt, sending: Sending, error: str | None) -> Step:
         self._journaled = sending.journaled
+        suspicion = self._guard(client, attempt)
         if attempt.reauthenticate is not None:
             try:
                 client.reauthenticate(attempt.reauthenticate)
@@ -112,6 +115,8 @@ class BatchRun:
                 return self._hold(str(exc), attempt)
             except PushqError as exc:
                 error = str(exc)
+        if suspicion is not None:
+            return self._hold(suspicion, attempt)
         if attempt.halted is not None:
             if attempt.halted.effect is Effect.CONFIGURATION:
                 return self._hold(client.explain(attempt.halted), attempt)
@@ -124,6 +129,30 @@ class BatchRun:
             elif not_sent is not None:
                 error = f"{self._lease.platform}: not sent ({not_sent}); will be tried again"
         return self._write(attempt, attempts, conclusion, error)
+
+    def _guard(self, client: ProviderClient, attempt: Attempt) -> str | None:
+        """Decide about rejections that a wrong set-up causes as well. Returns why the send has to be held, if it has."""
+        lease, send = self._lease, self._send
+        counts, first = attempt.counts(), next(iter(attempt.guarded.values()), None)
+        ruling = self._d.guard.judge(
+            send.app,
+            lease.platform,
+            counts,
+            broadcast=not send.transactional,
+            trusted=send.trust_rejections,
+        )
+        attempt.rule(ruling)
+        if first is None:
+            return None
+        if attempt.halted is not None and attempt.halted.guarded:
+            # With what was still in flight they may have become few: then the others of the batch get their turn as usual.
+            attempt.halted = None
+        if ruling is not Ruling.HOLD:
+            return None
+        return (
+            f"{counts.guarded} of {counts.answered} tokens in a batch were refused as a wrong set-up would cause it, so none was"
+            f" invalidated. {client.explain(first)}, or --trust-rejections if it is the tokens that are wrong"
+        )
 
     def _conclude(self, attempt: Attempt, again_in: float | None) -> tuple[bytes, Conclusion]:
         attempts = attempt.tries(self._lease.attempts)
@@ -149,10 +178,7 @@ class BatchRun:
         parked: bool = False,
     ) -> Step:
         lease, send, retry_in = self._lease, self._send, conclusion.retry_in
-        letters, held = attempt.letters()
-        if held:
-            error = "many tokens failed in a way that a wrong set-up causes: none of them was invalidated"
-            log.error("mass_invalidation_held", extra={**ids(lease), "tokens": len(attempt.guarded)})
+        letters = attempt.dead
         settled = batches.settle(
             self._d.database,
             lease,

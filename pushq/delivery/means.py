@@ -12,6 +12,7 @@ from pushq.delivery.gate import Gate
 from pushq.ledger.batches import Lease
 from pushq.ledger.journal import Journal
 from pushq.ledger.orders import Order
+from pushq.limits.token_guard import TokenGuard
 from pushq.providers.client import ProviderClient
 from pushq.settings import Settings
 from pushq.tokens.cache import TokenCache
@@ -27,6 +28,7 @@ class Means:
     clients: Mapping[tuple[str, str], ProviderClient]
     settings: Settings
     gate: Gate
+    guard: TokenGuard
     drain: Drain
     clock: Callable[[], datetime]
     random: Callable[[], float]

@@ -23,6 +23,7 @@ from pushq.ledger import batches, sends
 from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.journal import Journal
 from pushq.ledger.sends import Send
+from pushq.limits.token_guard import TokenGuard
 from pushq.providers.client import ProviderClient
 from pushq.settings import Settings
 from pushq.tokens.cache import TokenCache
@@ -42,6 +43,7 @@ class Delivery:
 
     Args:
         clients: by app and platform.
+        guard: decides about rejections that a wrong set-up of ours causes as well.
         gate: is asked before requests go out; default: everything is allowed.
         clock: the present time, UTC.
         random: returns a number from [0, 1), for the jitter.
@@ -55,6 +57,7 @@ class Delivery:
         clients: Mapping[tuple[str, str], ProviderClient],
         settings: Settings,
         leases: LeaseKeeper,
+        guard: TokenGuard,
         *,
         gate: Gate | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -62,7 +65,7 @@ class Delivery:
     ) -> None:
         self.drain = Drain()
         self._means = Means(
-            database, journal, cache, clients, settings, gate or OpenGate(), self.drain, clock, random
+            database, journal, cache, clients, settings, gate or OpenGate(), guard, self.drain, clock, random
         )
         self._leases, self._watch = leases, SendWatch(database)
         self._sends: dict[uuid.UUID, Send] = {}

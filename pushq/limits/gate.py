@@ -30,6 +30,9 @@ HOLD_CEILING_S: Final = 600.0
 #: A fleet that was idle begins with this share of its limit, or with this many requests per second if that is more.
 RAMP_FLOOR: Final = 0.1
 RAMP_FLOOR_RATE: Final = 100.0
+#: For the client that is given to the gate: a question takes less than a millisecond, what takes this long is stuck.
+REDIS_CONNECT_TIMEOUT_S: Final = 0.5
+REDIS_TIMEOUT_S: Final = 1.0
 #: After Redis failed, it is asked again after this.
 REDIS_RETRY_S: Final = 1.0
 #: How often a process tells the breaker what came of its requests.

@@ -17,6 +17,8 @@ from pushq.ledger import cleanup, planner, schema, sends, sweeper
 from pushq.ledger.batches import MAX_COUNTDOWN_S
 from pushq.ledger.journal import Journal
 from pushq.ledger.orders import PlanShard
+from pushq.limits.gate import REDIS_CONNECT_TIMEOUT_S, REDIS_TIMEOUT_S, FleetGate
+from pushq.limits.token_guard import TokenGuard
 from pushq.providers.apns.client import ApnsClient
 from pushq.providers.client import ProviderClient
 from pushq.providers.fcm.client import FcmClient
@@ -58,6 +60,13 @@ class Runtime:
         self.database = Database(settings.need_database(), pool_size=greenlets + 4)
         schema.check(self.database)
         self.cache = TokenCache(self.redis, self.database, timedelta(days=settings.token_ttl_days))
+        # Apart, with short time-outs: a question about a limit must not hold up what it is about.
+        self.limits_redis = open_redis(
+            settings.need_redis(),
+            max_connections=16,
+            connect_timeout=REDIS_CONNECT_TIMEOUT_S,
+            command_timeout=REDIS_TIMEOUT_S,
+        )
         self.leases = LeaseKeeper(self.database, settings.lease_seconds)
         self.clients: dict[tuple[str, str], ProviderClient] = {}
         for name, app in apps.items():
@@ -76,6 +85,8 @@ class Runtime:
             self.clients,
             settings,
             self.leases,
+            TokenGuard(apps, self.limits_redis),
+            gate=FleetGate(apps, self.limits_redis),
             random=random.random,
         )
 
@@ -97,6 +108,7 @@ class Runtime:
         self.leases.close()
         self.database.close()
         self.redis.close()
+        self.limits_redis.close()
 
     def accept(self, send_id: uuid.UUID, submission: Submission) -> None:
         orders, _ = sends.accept(self.database, self.settings, send_id, submission)

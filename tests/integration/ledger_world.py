@@ -20,6 +20,7 @@ import redis
 from sqlalchemy import text
 
 from pushq.database import Database
+from pushq.delivery.gate import Gate
 from pushq.delivery.leases import LeaseKeeper
 from pushq.delivery.run import Delivery, Step
 from pushq.embedded.postgres import PostgresServer
@@ -29,6 +30,7 @@ from pushq.ledger.journal import Journal
 from pushq.ledger.orders import DeliverBatch, Order, PlanShard
 from pushq.ledger.progress import Progress, progress
 from pushq.ledger.schema import upgrade
+from pushq.limits.token_guard import TokenGuard
 from pushq.providers.apns.client import ApnsClient
 from pushq.providers.client import ProviderClient
 from pushq.providers.fcm.client import FcmClient
@@ -215,7 +217,9 @@ class World:
         """As if everything about the send's batches had happened so many seconds earlier."""
         self.change(
             """
-            UPDATE send_batches SET due_at = due_at - make_interval(secs => :s), retry_at = retry_at - make_interval(secs => :s)
+            UPDATE send_batches
+            SET due_at = due_at - make_interval(secs => :s), retry_at = retry_at - make_interval(secs => :s),
+                settled_at = settled_at - make_interval(secs => :s)
             WHERE send_id = :id
             """,
             id=send_id,
@@ -292,6 +296,7 @@ def open_worker(
     clock_ahead: timedelta = timedelta(0),
     app: AppSettings | None = None,
     jitter: float = 0.5,
+    gate: Gate | None = None,
 ) -> Iterator[Worker]:
     """A worker for the world's app.
 
@@ -299,6 +304,7 @@ def open_worker(
         clock_ahead: how far its clock is before the true time.
         app: other settings than the world's, as a worker started with another configuration.
         jitter: what its random always is.
+        gate: default: everything is allowed.
     """
     client = open_redis(ServiceUrl(redis_url))
     settings = world.settings
@@ -317,6 +323,8 @@ def open_worker(
         clients,
         settings,
         keeper,
+        TokenGuard({APP: app}, client),
+        gate=gate,
         clock=lambda: datetime.now(UTC) + clock_ahead,
         random=lambda: jitter,
     )

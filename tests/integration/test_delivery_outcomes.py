@@ -206,8 +206,9 @@ class TestDeadTokens:
         send_id = world.send(audience=users(BATCH))
         (batch_no,) = world.queued(send_id)
         worker.run(send_id, batch_no)
-        assert world.totals(send_id) == {"devices": BATCH, "dead": BATCH}
-        assert "none of them was invalidated" in world.value("SELECT error FROM send_batches")
+        assert world.totals(send_id) == {"devices": BATCH, "pending": BATCH}
+        assert "none was invalidated" in world.value("SELECT error FROM send_batches")
+        assert world.progress(send_id).state == "paused"
         invalidate_from_dead_letters(world.database, send_id, batch_no)
         assert world.value("SELECT count(*) FROM device_tokens WHERE is_active") == BATCH
 
