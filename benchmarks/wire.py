@@ -203,6 +203,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
         "rounds": options.rounds,
         "scale": options.scale,
         "machine": here,
+        "load_average_after": machine()["load_average"],
         "placement": "nginx on one core, the client on another"
         if client_cores
         else "nginx and the client wherever the system puts them",

@@ -177,7 +177,7 @@ def markdown(result: Mapping[str, Any], summary: Mapping[Cell, Sequence[Row]]) -
         f"`{result['command']}`, {result['date']}: {rounds}, {result['seconds']:.0f} s in all.",
         "",
         f"- {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; {machine['system']}",
-        f"- load average before it: {machine['load_average']}",
+        f"- load average before it {machine['load_average']}, after it {result['load_average_after']} (its own part is at most 2)",
         f"- {result['placement']}",
         "- " + ", ".join(f"{name} {version}" for name, version in versions.items()),
         "",

@@ -60,6 +60,7 @@ def test_tables_and_json_have_every_client_of_every_cell() -> None:
         "seconds": 1.0,
         "placement": "anywhere",
         "machine": {"cpu": "A CPU", "cores": 2, "memory_gib": 1, "system": "Linux", "load_average": 0.5},
+        "load_average_after": 1.5,
         "versions": {"Python": "3"},
     }
     for text in (table(summary), markdown(result, summary)):
