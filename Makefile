@@ -9,7 +9,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
-.PHONY: help venv demo bench-wire test services check format flower clean
+.PHONY: help venv demo bench-wire test fuzz services check format flower clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -28,6 +28,9 @@ services: $(READY)  ## install the servers that the tests need, where that is po
 
 test: $(READY)  ## environment, servers, all tests (ARGS='tests/unit -k name')
 	@scripts/run-tests "$(BIN)/python" $(ARGS)
+
+fuzz: $(READY)  ## random peers against the HTTP/2 client (ARGS='--minutes 10', or '--seed N' to see a finding again)
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 check: $(READY)  ## ruff, formatting, mypy strict, import directions
 	$(BIN)/ruff check .
