@@ -32,23 +32,28 @@ class BackOff:
         reason: why the latest attempt failed; None after a good one.
     """
 
-    __slots__ = ("failures", "open_after", "reason")
+    __slots__ = ("_failed_at", "failures", "open_after", "reason")
 
     def __init__(self) -> None:
+        self._failed_at = float("-inf")
         self.failures = 0
         self.open_after = float("-inf")
         self.reason: Reason | None = None
 
     def failed(
-        self, reason: Reason, now: float, low: float, high: float, random: Callable[[], float]
+        self, reason: Reason, began: float, now: float, low: float, high: float, random: Callable[[], float]
     ) -> None:
         """Wait for ``low`` seconds, doubled by each failure before this one, at most ``high``; of that a random part from half to all.
 
-        The jitter keeps a fleet that lost its peer from coming back as one, and the half keeps luck from making a storm.
+        The jitter keeps a fleet that lost its peer from coming back as one, and the half keeps luck from making a storm. What
+        ``began`` before the latest failure is not one more in a row: eight connections that end together are one bad sign, not eight.
         """
+        self.reason = reason
+        if began < self._failed_at:
+            return
+        self._failed_at = now
         ceiling = min(high, low * 2 ** min(self.failures, 30))
         self.failures += 1
-        self.reason = reason
         self.open_after = now + ceiling * (0.5 + 0.5 * random())
 
 
@@ -97,14 +102,14 @@ class Admission:
         return max(gate.spaced_until, gate.host.open_after, self._route.open_after) - now
 
     def failed(
-        self, reason: Reason, now: float, low: float, high: float, random: Callable[[], float]
+        self, reason: Reason, began: float, now: float, low: float, high: float, random: Callable[[], float]
     ) -> None:
-        """An attempt failed, or what it had opened ended too soon."""
+        """An attempt that ``began`` then failed, or what it had opened ended too soon."""
         if reason in _OF_THE_HOST:
-            self._gate.host.failed(reason, now, low, high, random)
+            self._gate.host.failed(reason, began, now, low, high, random)
         else:
             self.reached()
-            self._route.failed(reason, now, low, high, random)
+            self._route.failed(reason, began, now, low, high, random)
 
     def reached(self) -> None:
         """The host could be connected to."""

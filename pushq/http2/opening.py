@@ -79,22 +79,22 @@ class Opener:
         """A connection works."""
         self._admission.proven()
 
-    def short_lived(self, reason: Reason) -> None:
+    def short_lived(self, reason: Reason, began: float) -> None:
         """A connection ended before it was proven, although it had answered: no failed attempt, but not so fast with the next."""
-        self._back_off(reason)
+        self._back_off(reason, began)
 
-    def attempt_failed(self, reason: Reason, detail: str) -> None:
+    def attempt_failed(self, reason: Reason, detail: str, began: float) -> None:
         """Count a failed attempt, such as a connection that ended at once without one answer."""
         self.failed += 1
         self._complain(f"{reason}: {detail}")
-        self._back_off(reason)
+        self._back_off(reason, began)
         self._observer.connect_failed(self._pool, reason)
         _log.warning("http2_connect_failed", extra={"pool": self._pool, "reason": reason, "detail": detail})
 
-    def _back_off(self, reason: Reason) -> None:
+    def _back_off(self, reason: Reason, began: float) -> None:
         settings = self._settings
         self._admission.failed(
-            reason, self._clock(), settings.backoff_min_s, settings.backoff_max_s, self._random
+            reason, began, self._clock(), settings.backoff_min_s, settings.backoff_max_s, self._random
         )
 
     def _run(self) -> None:
@@ -119,10 +119,10 @@ class Opener:
             left = settings.connect_timeout_s - (self._clock() - started)
             ready = self._adopt(channel, max(0.1, left))
         except ConnectFailed as failure:
-            self.attempt_failed(failure.reason, failure.detail)
+            self.attempt_failed(failure.reason, failure.detail, started)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end the opener
             _log.exception("http2_connect_fault", extra={"pool": self._pool})
-            self.attempt_failed(Reason.INTERNAL_ERROR, repr(error))
+            self.attempt_failed(Reason.INTERNAL_ERROR, repr(error), started)
         else:
             if ready:
                 now = self._clock()

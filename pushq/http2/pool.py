@@ -360,9 +360,9 @@ class Pool:
         elif reason in _HARMLESS or (answered and member.orderly):
             pass
         elif answered:
-            self._opener.short_lived(reason)
+            self._opener.short_lived(reason, connection.opened_at)
         else:
-            self._opener.attempt_failed(reason, detail)
+            self._opener.attempt_failed(reason, detail, connection.opened_at)
 
     def _give_up_stateless_answers(self) -> None:
         """A peer that stumbles over HEADER_TABLE_SIZE = 0 gets HTTP/2's default from now on."""

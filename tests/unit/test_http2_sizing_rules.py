@@ -77,19 +77,29 @@ def test_latency_from_counts() -> None:
 def test_back_off_stays_between_half_and_whole(failures: int, chance: float) -> None:
     back_off = BackOff()
     for _ in range(failures + 1):
-        back_off.failed(Reason.DNS, 100.0, 0.5, 30.0, lambda: chance)
+        back_off.failed(Reason.DNS, 100.0, 100.0, 0.5, 30.0, lambda: chance)
     ceiling = min(30.0, 0.5 * 2.0**failures)
     assert ceiling / 2 <= back_off.open_after - 100.0 <= ceiling
+
+
+def test_connections_that_end_together_are_one_failure() -> None:
+    back_off = BackOff()
+    for opened_at in (90.0, 91.0, 92.0):
+        back_off.failed(Reason.WEDGED, opened_at, 100.0 + opened_at / 1000, 1.0, 30.0, lambda: 1.0)
+    assert back_off.failures == 1
+    assert back_off.open_after == pytest.approx(101.09)
+    back_off.failed(Reason.WEDGED, 102.0, 103.0, 1.0, 30.0, lambda: 1.0)
+    assert (back_off.failures, back_off.open_after) == (2, 105.0)
 
 
 def test_who_waits_for_whose_failure() -> None:
     gate = HostGate()
     one, same, other = Admission(gate, "a"), Admission(gate, "a"), Admission(gate, "b")
-    one.failed(Reason.TLS_FAILED, 100.0, 1.0, 30.0, lambda: 1.0)
+    one.failed(Reason.TLS_FAILED, 100.0, 100.0, 1.0, 30.0, lambda: 1.0)
     assert (one.wait_s(100.0), same.wait_s(100.0)) == (1.0, 1.0)
     assert other.wait_s(100.0) <= 0
     assert (same.reason, other.reason) == (Reason.TLS_FAILED, None)
-    other.failed(Reason.CONNECT_REFUSED, 100.0, 4.0, 30.0, lambda: 1.0)
+    other.failed(Reason.CONNECT_REFUSED, 100.0, 100.0, 4.0, 30.0, lambda: 1.0)
     assert [each.wait_s(100.0) for each in (one, same, other)] == [4.0] * 3
     # Letting us in is not enough: the host is fine again, the route only when a connection has proven itself.
     one.opened(200.0, 0.1)
