@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from pushq.database import Database
 from pushq.errors import InvalidRequest
@@ -107,18 +107,22 @@ def _page(
             ),
             {"id": send_id, "after": after, "page": PAGE},
         ).all()
-        letters: dict[int, dict[int, Any]] = {}
-        for letter in connection.execute(
-            text(
-                """
-                SELECT batch_no, position, outcome, reason, status, created_at FROM dead_letters
-                WHERE send_id = :id AND batch_no = ANY(CAST(:nos AS integer[])) ORDER BY id
-                """
-            ),
-            {"id": send_id, "nos": [batch.batch_no for batch in batches]},
-        ):
-            letters.setdefault(letter.batch_no, {})[letter.position] = letter
+        letters = {batch.batch_no: _letters(connection, send_id, batch.batch_no) for batch in batches}
     return batches, letters
+
+
+def _letters(connection: Connection, send_id: uuid.UUID, batch_no: int) -> dict[int, Any]:
+    """The dead letters of a batch by position; a batch has no more of them than recipients."""
+    found = connection.execute(
+        text(
+            """
+            SELECT position, outcome, reason, status, created_at FROM dead_letters
+            WHERE send_id = :id AND batch_no = :no ORDER BY id
+            """
+        ),
+        {"id": send_id, "no": batch_no},
+    )
+    return {letter.position: letter for letter in found}
 
 
 def _block(send_id: uuid.UUID, batch: Any, letters: dict[int, Any], wanted: frozenset[str]) -> Block:

@@ -6,6 +6,7 @@ run it (through an index, never over a whole table), and what it gave to Python 
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import uuid
@@ -16,10 +17,11 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import event
 
+from pushq import control
 from pushq.audience import segments
 from pushq.ledger import planner, sends, sweeper
 from pushq.ledger.orders import ProcessDeadLetters
-from pushq.ledger.progress import reasons, recent, waiting_dead_letters
+from pushq.ledger.progress import parked, reasons, recent, waiting_dead_letters
 from pushq.mock import MockProcess
 from pushq.settings import load_apps
 from pushq.tokens.invalidation import invalidate_from_dead_letters
@@ -136,6 +138,12 @@ def cycle(world: World, redis_url: str, mock: MockProcess, devices: int) -> list
         reasons(world.database, send_id)
         waiting_dead_letters(world.database, send_id)
         recent(world.database)
+        parked(world.database, send_id)
+        control.set_rate(urgent, 5, database=world.database)
+        control.replay(urgent, ["cancelled"], platforms=["apns"], database=world.database)
+        control.set_rate(urgent, 5, database=world.database)
+        control.export(send_id, io.BytesIO(), database=world.database)
+        control.export(send_id, io.BytesIO(), outcomes=["dead", "pending"], database=world.database)
     assert found_progress.state == "done"
     assert found_progress.total("dead") == 40
     assert found_progress.total("accepted") == devices - 41
