@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,10 +12,10 @@ from pathlib import Path
 
 from tests.chaos import report
 from tests.chaos.cases import CASES, matching
-from tests.chaos.rounds import ROUNDS, play
-from tests.chaos.servers import BROKERS, BrokerKind
-from tests.chaos.site import GUARANTEES, ChaosError, Site, say
-from tests.chaos.stage import Case, Row, perform
+from tests.chaos.rounds import ROUNDS
+from tests.chaos.servers import BROKERS
+from tests.chaos.site import GUARANTEES, ChaosError, say
+from tests.chaos.suite import run
 
 ROUNDS_CASE = "17"
 
@@ -30,7 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{exc}, {ROUNDS_CASE}\n")
         return 2
     rounds = arguments.rounds if ROUNDS_CASE in arguments.cases else 0
-    rows = run(cases, arguments.broker, arguments.guarantee, rounds, arguments.seed, arguments.logs)
+    rows = report.ordered(
+        run(
+            cases,
+            arguments.broker,
+            arguments.guarantee,
+            rounds=rounds,
+            seed=arguments.seed,
+            logs=arguments.logs,
+        )
+    )
     seconds = time.monotonic() - began
     if arguments.json:
         for row in rows:
@@ -73,49 +81,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _list(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def run(
-    cases: Sequence[Case],
-    brokers: Sequence[BrokerKind],
-    guarantees: Sequence[str],
-    rounds: int,
-    seed: int,
-    logs: Path | None = None,
-) -> list[Row]:
-    """Everything, on one site per broker. Redis beside the others: most of the time is spent waiting."""
-    rows: dict[str, list[Row]] = {broker: [] for broker in brokers}
-    errors: list[BaseException] = []
-    lanes = [[b for b in brokers if b == "redis"], [b for b in brokers if b != "redis"]]
-
-    def lane(kinds: list[BrokerKind]) -> None:
-        for kind in kinds:
-            try:
-                _site(kind, rows[kind])
-            except BaseException as exc:  # noqa: BLE001 - carried over to the main thread
-                errors.append(exc)
-                return
-
-    def _site(kind: BrokerKind, into: list[Row]) -> None:
-        mine = [case for case in cases if kind in case.brokers]
-        share = rounds // len(brokers) + (brokers.index(kind) < rounds % len(brokers))
-        if not mine and not share:
-            return
-        say(f"{kind}: starting servers")
-        with Site(kind, logs / kind if logs is not None else None) as site:
-            for case in mine:
-                into += perform(case, site, guarantees)
-            if share:
-                into += play(site, share, seed, guarantees)
-
-    threads = [threading.Thread(target=lane, args=(kinds,), daemon=True) for kinds in lanes if kinds]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return report.ordered([row for broker in brokers for row in rows[broker]])
 
 
 if __name__ == "__main__":
