@@ -80,9 +80,11 @@ _MAX_FRAME_WORD = MIN_MAX_FRAME_SIZE << 8 | 0xFF
 _PLAIN_HEADERS_MASK = END_HEADERS | PADDED | PRIORITY_FIELDS
 _RST_WORD = 4 << 8 | int(FrameType.RST_STREAM)
 _ID_MASK = MAX_STREAM_ID
-#: Rows of the first look for a run, and octets until the next look after one that found none.
-_FIRST_ROWS = 32
+#: Rows of the first look for a run, and octets until the next look after one that found none: more each time, for the answers of
+#: some peers are never alike.
+_FIRST_ROWS = 64
 _NEXT_LOOK = 512
+_FARTHEST_LOOK = 16_384
 
 
 class Chunk:
@@ -353,16 +355,16 @@ class Core:
         fast = self._decoder.stateless and self._open_block is None
         offset, size = 0, len(data)
         last = size - FRAME_HEAD_SIZE
-        rows, next_look = _FIRST_ROWS, 0
+        rows, next_look, gap = _FIRST_ROWS, 0, _NEXT_LOOK
         while offset <= last:
             if fast and offset >= next_look:
                 run = runs.answers(data, offset, rows)
                 if run is not None and self._take_run(run):
                     offset = run.stop
                     # A look too far costs something, so they grow with success.
-                    rows = min(4 * rows, runs.MOST_ROWS)
+                    rows, gap = min(4 * rows, runs.MOST_ROWS), _NEXT_LOOK
                     continue
-                rows, next_look = _FIRST_ROWS, offset + _NEXT_LOOK
+                rows, next_look, gap = _FIRST_ROWS, offset + gap, min(2 * gap, _FARTHEST_LOOK)
             word, flags, stream_id = unpack(data, offset)
             if word > _MAX_FRAME_WORD:
                 if not self.peer.received and data.startswith(b"HTTP/"):
@@ -403,7 +405,7 @@ class Core:
                     continue
             elif word == _RST_WORD and fast and stream_id & 1 and stream_id < self._next_id and not partial:
                 # For a stream that has ended: nothing to do. Servers that answer before they have read the body send one each.
-                next_look = 0
+                next_look, gap = 0, _NEXT_LOOK
                 continue
             self._frame(kind, flags, stream_id & _ID_MASK, data[start:offset])
             fast = self._decoder.stateless and self._open_block is None
@@ -422,23 +424,23 @@ class Core:
                 if (
                     chunk is not None
                 ):  # answered twice in the run: the second answer is for a stream that has ended
-                    self._answer_stretch(chunk, stream_id, 1)
+                    chunk.codes[(stream_id >> 1) + chunk.shift] = _OK
+                    chunk.left -= 1
+                    if not chunk.left:
+                        self._finish_chunk(chunk)
             return True
         at = 0
         while at < count:
             chunk = chunks[at]
             assert chunk is not None
             length = min((chunk.last_id - ids[at]) // 2 + 1, count - at)
-            self._answer_stretch(chunk, ids[at], length)
+            index = (ids[at] >> 1) + chunk.shift
+            chunk.codes[index : index + length] = _ONE_OK * length
+            chunk.left -= length
+            if not chunk.left:
+                self._finish_chunk(chunk)
             at += length
         return True
-
-    def _answer_stretch(self, chunk: Chunk, first_id: int, count: int) -> None:
-        index = (first_id >> 1) + chunk.shift
-        chunk.codes[index : index + count] = _ONE_OK * count
-        chunk.left -= count
-        if not chunk.left:
-            self._finish_chunk(chunk)
 
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         block = self._open_block

@@ -21,7 +21,9 @@ from pushq.http2.frames import (
     frame,
     rst_stream,
     settings_frame,
+    window_update,
 )
+from pushq.http2.reasons import Reason
 from tests.unit.http2_referee import burst_of
 
 COMPLETE = END_HEADERS | END_STREAM
@@ -72,9 +74,9 @@ def test_a_run_is_recognized_whole(shape: Callable[[int], bytes]) -> None:
 
 
 def test_a_run_has_at_most_the_rows_asked_for() -> None:
-    run = runs.answers(b"".join(map(answer, range(1, 201, 2))), 0, 10)
+    run = runs.answers(b"".join(map(answer, range(1, 201, 2))), 0, 30)
     assert run is not None
-    assert (run.stream_ids, run.stop) == (tuple(range(1, 21, 2)), 10 * len(answer(1)))
+    assert (run.stream_ids, run.stop) == (tuple(range(1, 61, 2)), 30 * len(answer(1)))
 
 
 def test_a_run_ends_before_the_first_row_that_differs() -> None:
@@ -107,14 +109,20 @@ def test_a_run_ends_before_the_first_row_that_differs() -> None:
     ],
 )
 def test_other_frames_begin_no_run(first: bytes) -> None:
-    assert runs.answers(first * 20, 0, 1000) is None
+    assert runs.answers(first * 40, 0, 1000) is None
 
 
 def test_data_of_another_stream_makes_no_run() -> None:
-    data = (
-        answer_and_data(1) * 10 + headers(1, flags=END_HEADERS) + frame(FrameType.DATA, 1, 3, b'{"name":"m"}')
-    )
-    assert runs.answers(data, 0, 1000) is None
+    pair = headers(1, flags=END_HEADERS) + frame(FrameType.DATA, END_STREAM, 3, b'{"name":"m"}')
+    assert runs.answers(answer_and_data(1) * 40, 0, 1000) is not None
+    assert runs.answers(pair * 40, 0, 1000) is None
+    assert runs.answers(answer_and_data(1) * 30 + pair, 0, 1000) is None
+
+
+def test_few_answers_are_no_run() -> None:
+    alike = b"".join(map(answer, range(1, 2 * runs.FEWEST_ROWS + 1, 2)))
+    assert runs.answers(alike, 0, 1000) is not None
+    assert runs.answers(alike[:-1], 0, 1000) is None
 
 
 @pytest.mark.parametrize("shape", [answer, answer_and_reset, answer_and_data])
@@ -141,6 +149,21 @@ def test_a_run_on_streams_that_were_never_opened_is_a_violation() -> None:
     with pytest.raises(PeerViolation, match="not opened"):
         core.receive(b"".join(map(answer, range(3, 43, 2))))
     assert burst.codes.count(Code.OK) == 10
+
+
+def test_a_second_answer_on_streams_that_are_being_answered_is_malformed() -> None:
+    core, burst = sent(100)
+    core.receive(b"".join(headers(stream, flags=END_HEADERS) for stream in range(3, 203, 2)))
+    core.receive(b"".join(map(answer, range(3, 203, 2))))
+    assert set(burst.reasons.values()) == {Reason.MALFORMED_ANSWER}
+    assert burst.codes == bytes((Code.UNKNOWN,)) * 100
+
+
+def test_the_data_of_a_run_goes_back_into_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    core, _ = sent(200)
+    monkeypatch.setattr("pushq.http2.core.CONNECTION_WINDOW", 2 * 200 * 12)
+    core.receive(b"".join(map(answer_and_data, range(3, 403, 2))))
+    assert core.output() == window_update(0, 200 * 12)
 
 
 def test_late_answers_among_a_run_are_ignored() -> None:
