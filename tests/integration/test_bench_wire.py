@@ -148,13 +148,13 @@ def test_a_server_that_falls_silent_ends_the_run_with_what_was_counted(authority
             request.answer()
 
     with H2Server(authority, behave) as server:
-        done = wire(*url_of(server), "--requests", "1000000", "--timeout", "1", "--streams", "50", "--json")
+        done = wire(*url_of(server), "--requests", "1000000", "--timeout", "3", "--streams", "50", "--json")
     assert done.returncode == 1
     found = json.loads(done.stdout)
     assert found["ok"] == 100
     assert 100 < found["requests"] < 1_000_000
     assert found["failed"] == sum(found["unanswered"].values()) == found["requests"] - 100
-    assert found["stopped"].startswith("the server answered nothing for 3 s")
+    assert found["stopped"].startswith("the server answered nothing for 5 s")
     assert "error: stopped after" in done.stderr
 
 
@@ -169,8 +169,8 @@ def test_after_its_duration_no_more_requests_begin(authority: Authority) -> None
     assert found["stopped"] is None
 
 
-def refused(options: Sequence[str], *expected: str) -> None:
-    done = wire(*options, "--requests", "100", "--timeout", "2", "--json")
+def refused(options: Sequence[str], *expected: str, timeout: str = "30") -> None:
+    done = wire(*options, "--requests", "100", "--timeout", timeout, "--json")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {expected[0]}"), done.stderr
     assert "Traceback" not in done.stderr
@@ -207,12 +207,12 @@ def test_a_server_without_http2_is_named(authority: Authority) -> None:
 def test_a_server_that_never_says_anything_is_named_in_time(authority: Authority) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = ["--url", f"https://127.0.0.1:{listener.getsockname()[1]}", "--cafile", str(authority.ca_file)]
-        refused(url, "--url", "not connected in 2 s")
+        refused(url, "--url", "not connected in 2 s", timeout="2")
 
 
 def test_a_server_that_does_not_answer_the_first_request_is_named_in_time(authority: Authority) -> None:
     with H2Server(authority, lambda request: None) as server:
-        refused(url_of(server), "--url", "first request got no answer", "timeout")
+        refused(url_of(server), "--url", "first request got no answer", "timeout", timeout="3")
 
 
 @pytest.mark.parametrize(
