@@ -54,7 +54,7 @@ DEBUGS = (b"", b'{"reason":"Shutdown"}', b'{"reason":"ExpiredProviderToken"}', b
 SETTINGS_VALUES = (0, 1, 5, 100, 4096, 16_383, 16_384, 65_535, 70_000, 2**24 - 1, 2**31 - 1, 2**31, 2**32 - 1)
 
 LEGAL = (
-    "write", "write", "write", "answer", "answer", "answer_all", "headers", "data", "trailers", "reset",
+    "write", "write", "write", "answer", "answer", "answer_all", "answer_all", "answer_all", "headers", "data", "trailers", "reset",
     "settings", "limit", "window", "stream_window", "ping", "goaway", "unknown", "priority", "time", "cancel",
 )  # fmt: skip
 WILD = (*LEGAL, "garbage", "push", "empty_continuation", "any_settings", "loose_data", "retire")
@@ -76,7 +76,11 @@ def steps(*, wild: bool) -> st.SearchStrategy[list[Step]]:
 
 @dataclass(frozen=True)
 class Setup:
-    """How the core is made, and how the peer cuts its octets."""
+    """How the core is made, and how the peer cuts its octets.
+
+    ``first`` is the burst at the head of the queue. With ``lead`` the connection begins in good order: requests, and an answer,
+    which is how the deeper states are reached.
+    """
 
     table_size: int
     peer_keeps_table: bool
@@ -85,17 +89,21 @@ class Setup:
     window: int
     retire_at: int
     piece: int
+    first: int
+    lead: bool
 
 
 SETUPS = st.builds(
     Setup,
     table_size=st.sampled_from([0, 0, 4096]),
-    peer_keeps_table=st.booleans(),
-    alone=st.booleans(),
-    limit=st.sampled_from([1, 3, 100, 1000]),
-    window=st.sampled_from([0, 9, 65_535, 1 << 20]),
+    peer_keeps_table=st.sampled_from([False, False, True]),
+    alone=st.sampled_from([False, False, True]),
+    limit=st.sampled_from([100, 1000, 3, 1]),
+    window=st.sampled_from([65_535, 1 << 20, 9, 0]),
     retire_at=st.sampled_from([21, 2**30]),
-    piece=st.sampled_from([0, 0, 1, 7, 100]),
+    piece=st.sampled_from([0, 0, 0, 1, 7, 100]),
+    first=st.integers(0, 2),
+    lead=st.sampled_from([True, True, False]),
 )
 
 _TEMPLATES = (
@@ -202,9 +210,9 @@ class Play:
         )
         self.bursts = bursts()
         self.queue = BurstQueue(1000)
-        for number, burst in enumerate(self.bursts):
+        for burst in self.bursts[setup.first :] + self.bursts[: setup.first]:
             burst.attach(Flag(), self.queue.withdraw)
-            self.queue.add(burst, float(number))
+            self.queue.add(burst, 0.0)
         self.output = Output()
         self.now = 0.0
         self.alive = True
@@ -217,7 +225,8 @@ class Play:
         self._deliver(SettingsFrame(0, settings={3: setup.limit, 4: setup.window}).serialize())
 
     def run(self, steps: list[Step]) -> None:
-        for name, first, second, damage in steps:
+        lead: list[Step] = [("write", 79, 0, None), ("answer", 1, 0, None), ("write", 79, 0, None)]
+        for name, first, second, damage in (lead if self.setup.lead else []) + steps:
             if not self.alive:
                 break
             self.now += 0.01
@@ -232,7 +241,8 @@ class Play:
         core = self.core
         if name == "write":
             deadline = self.now + 1.0
-            self.queue.feed(lambda burst, most: core.write(burst, most, self.now, deadline), first % 80)
+            for _ in range(6):  # the queue hands out one burst after the other
+                self.queue.feed(lambda burst, most: core.write(burst, most, self.now, deadline), first % 80)
             self.output.take(core.output())
         elif name == "time":
             self.now += first % 200 / 100
