@@ -46,10 +46,3 @@ class Drain:
         if self._began is None:
             return False
         return self._clock() >= self._began + max(self._grace / 2, self._grace - SETTLE_S)
-
-    @property
-    def left_s(self) -> float:
-        """Seconds of the grace period that are left; 0 when it is over or has not begun."""
-        if self._began is None:
-            return 0.0
-        return max(0.0, self._began + self._grace - self._clock())

@@ -7,6 +7,7 @@ import threading
 import uuid
 from types import TracebackType
 
+from pushq import metrics
 from pushq.database import Database
 from pushq.errors import ServiceUnavailable
 from pushq.ledger.batches import Lease, extend
@@ -57,11 +58,23 @@ class LeaseKeeper:
                 continue
             try:
                 extend(self._database, leases, self._seconds)
+                self._drop_lost(leases)
             except ServiceUnavailable as exc:
                 log.warning("leases_not_extended", extra={"leases": len(leases), "error": str(exc)})
             except Exception:
                 # The thread must outlive any single failure: without it every batch of the process loses its lease.
                 log.exception("leases_not_extended", extra={"leases": len(leases)})
+
+    def _drop_lost(self, leases: list[Lease]) -> None:
+        with self._lock:
+            for lease in leases:
+                # A batch that was settled a moment ago is no longer held here, and its lease was not lost.
+                if lease.lost and self._held.get(lease.key) is lease:
+                    del self._held[lease.key]
+                    metrics.leases_lost.inc()
+                    log.warning(
+                        "lease_lost", extra={"send_id": str(lease.send_id), "batch_no": lease.batch_no}
+                    )
 
 
 class Held:

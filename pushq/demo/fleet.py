@@ -65,11 +65,17 @@ class Fleet:
     ) -> None:
         self.stop()
 
-    def spawn(self, kind: str) -> None:
-        """Start a worker, without waiting for it."""
-        ready = self._ready_file(kind)
+    def spawn(self, kind: str, *options: str, name: str | None = None) -> None:
+        """Start a worker, without waiting for it.
+
+        Args:
+            options: more of ``pushq worker``.
+            name: for :meth:`kill` and the like, where one of a kind is not enough; default: its kind.
+        """
+        name = name or kind
+        ready = self._ready_file(name)
         ready.unlink(missing_ok=True)
-        self._start(kind, ["worker", kind, "--ready-file", str(ready)])
+        self._start(name, ["worker", kind, "--ready-file", str(ready), *options])
 
     def await_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -97,9 +103,11 @@ class Fleet:
         process.kill()
         process.wait()
 
-    def end(self, name: str) -> None:
-        """SIGTERM, which lets running batches finish."""
-        _end([self._processes.pop(name)])
+    def end(self, name: str) -> int:
+        """SIGTERM, which lets running batches finish. Returns the exit code, negative for a signal."""
+        process = self._processes.pop(name)
+        _end([process])
+        return process.wait()
 
     def stop(self) -> None:
         """SIGTERM to all; who is still there after 25 s is killed."""

@@ -119,7 +119,7 @@ def acquire(
     if row is None:
         return None
     # Both ends on the database's clock: a worker whose clock is ahead must not send early.
-    waits = None if row.waits is None else [wait / 1000 - float(row.age) for wait in row.waits]
+    waits = None if row.waits is None else [wait / 1000 - float(row.age or 0) for wait in row.waits]
     return Lease(
         send_id,
         batch_no,

@@ -11,6 +11,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from pushq import metrics
 from pushq.database import Database
 from pushq.ledger import batches, sends
 from pushq.ledger.orders import DeliverBatch, Order, PlanShard, ProcessDeadLetters
@@ -30,23 +31,30 @@ DEAD_LETTER_AGAIN_S: Final = 120
 
 def sweep(database: Database, settings: Settings) -> list[Order]:
     """One round. Returns what to publish now."""
-    orders: list[Order] = []
     with database.begin() as connection:
-        orders += _scheduled(connection, settings)
+        scheduled = _scheduled(connection, settings)
     with database.begin() as connection:
-        orders += _stale_shards(connection)
+        shards = _stale_shards(connection)
     with database.begin() as connection:
         due = batches.requeue_due(connection, LIMIT)
-        orders += [
-            DeliverBatch(send, no, platform, transactional) for send, no, platform, transactional in due
-        ]
     with database.begin() as connection:
         abandoned = batches.end_abandoned(connection, LIMIT)
     with database.begin() as connection:
-        orders += _windows(connection, settings)
+        released = _windows(connection, settings)
     with database.begin() as connection:
-        orders += _dead_letters(connection)
+        letters = _dead_letters(connection)
     _finish(database)
+    again = [DeliverBatch(send, no, platform, transactional) for send, no, platform, transactional in due]
+    orders: list[Order] = [*scheduled, *shards, *again, *released, *letters]
+    for action, rows in (
+        ("shards_started", len(scheduled)),
+        ("shards_issued_again", len(shards)),
+        ("batches_issued_again", len(again)),
+        ("batches_released", len(released)),
+        ("batches_abandoned", abandoned),
+        ("dead_letters_issued_again", len(letters)),
+    ):
+        metrics.sweeper.labels(action).inc(rows)
     if orders or abandoned:
         log.info("swept", extra={"orders": len(orders), "batches": len(due), "abandoned": abandoned})
     return orders

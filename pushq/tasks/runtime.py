@@ -100,10 +100,9 @@ class Runtime:
         log.info("draining", extra={"grace_s": self.settings.shutdown_grace})
 
     def close(self, grace: float = 5.0) -> None:
-        drain = self.delivery.drain
         for client in self.clients.values():
-            # Settling is over; the last second is for PostgreSQL, Redis and the broker to say good-bye to.
-            client.close(min(grace, max(0.0, drain.left_s - 1.0)) if drain.begun else grace)
+            # After a drain nothing is in flight but what has been given up.
+            client.close(0.0 if self.delivery.drain.begun else grace)
         self.delivery.close()
         self.leases.close()
         self.database.close()
