@@ -38,3 +38,11 @@ def plain(value: Any) -> Any:
 def console(*, stderr: bool = False) -> Console:
     """Output for people; no colours and no moving picture where it does not go to a terminal."""
     return Console(file=sys.stderr if stderr else sys.stdout, highlight=False)
+
+
+def table_console() -> Console:
+    """Output for tables: where no terminal sets the width, wide enough to cut nothing."""
+    out = console()
+    if not out.is_terminal:
+        out.width = 200
+    return out

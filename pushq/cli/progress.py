@@ -22,8 +22,10 @@ from pushq.ledger.progress import COUNTS, Progress, progress
 from pushq.ledger.sends import UnknownSend
 
 POLL_S = 0.25
-#: The present rate is that of the last so many seconds.
+#: What the present rate is taken from: seconds, and changes of the number.
 RATE_OVER_S = 5.0
+RATE_AT_MOST_S = 60.0
+RATE_STEPS = 4
 _COLOURS = {
     "accepted": "green",
     "dead": "red",
@@ -54,20 +56,29 @@ def bar(counts: dict[str, int] | None, width: int = _WIDTH) -> Text:
 
 
 class Speed:
-    """Recipients settled a second, over the last seconds. The clock is passed in."""
+    """Recipients settled a second, lately. The clock is passed in.
 
-    def __init__(self, window_s: float = RATE_OVER_S) -> None:
-        self._window_s = window_s
-        self._seen: deque[tuple[float, int]] = deque()
+    Batches settle as a whole, so a slow send moves in steps: the rate is that of the last five seconds and of at least the last few
+    steps, but never of more than a minute.
+    """
+
+    def __init__(self) -> None:
+        #: When the number changed, and to what; the first look as well.
+        self._steps: deque[tuple[float, int]] = deque()
 
     def rate(self, now: float, settled: int) -> float | None:
         """The rate as of now; None while there is too little to tell."""
-        self._seen.append((now, settled))
-        # The newest that is a whole window old, and what came after it.
-        while len(self._seen) > 2 and self._seen[1][0] <= now - self._window_s:
-            self._seen.popleft()
-        since, before = self._seen[0]
-        return (settled - before) / (now - since) if now - since >= POLL_S else None
+        steps = self._steps
+        if not steps or steps[-1][1] != settled:
+            steps.append((now, settled))
+        while len(steps) > 1 and steps[1][0] <= now - (
+            RATE_OVER_S if len(steps) > RATE_STEPS + 1 else RATE_AT_MOST_S
+        ):
+            steps.popleft()
+        since, before = steps[0]
+        if now - since < (RATE_OVER_S if len(steps) == 1 else POLL_S):
+            return None
+        return (settled - before) / (now - since)
 
 
 def picture(state: Progress, rate: float | None = None) -> Table:
@@ -94,7 +105,7 @@ def picture(state: Progress, rate: float | None = None) -> Table:
     if speed is None or state.finished:
         speed = state.settled / state.seconds if state.seconds > 0 else 0.0
     eta = ""
-    if not state.finished and state.planned_at is not None and speed > 0:
+    if state.state == "sending" and speed > 0:
         eta = f", about {duration(state.total('pending') / speed)} left"
     table.caption = f"{state.settled:,} settled in {state.seconds:,.1f} s, {speed:,.0f} a second{eta}"
     table.caption_justify = "left"

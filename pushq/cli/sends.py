@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from pushq.cli.output import console, emit_json, json_option, plain
+from pushq.cli.output import console, emit_json, json_option, plain, table_console
 from pushq.database import Database
 from pushq.ledger import progress
 from pushq.ledger.progress import Progress
@@ -52,7 +52,7 @@ def sends_(limit: int, as_json: bool) -> None:
         table.add_row(
             str(row["id"]), called, row["app"], row["kind"], row["state"], row["error"] or row["title"] or ""
         )
-    console().print(table if rows else "No sends yet. Try: pushq send --help")
+    table_console().print(table if rows else "No sends yet. Try: pushq send --help")
 
 
 @click.command(

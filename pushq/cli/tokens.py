@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 import orjson
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -22,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from pushq.cli.output import console, emit_json, json_option
+from pushq.cli.output import console, emit_json, json_option, table_console
 from pushq.database import Database
 from pushq.errors import InvalidRequest
 from pushq.redis_client import open_redis
@@ -56,14 +55,6 @@ def services(pool_size: int = 2) -> Iterator[tuple[Database, TokenCache | None]]
         if client is not None:
             client.close()
         database.close()
-
-
-def table_console() -> Console:
-    """Output for tables: where no terminal sets the width, wide enough to cut nothing."""
-    out = console()
-    if not out.is_terminal:
-        out.width = 200
-    return out
 
 
 @click.group()

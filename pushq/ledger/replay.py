@@ -121,7 +121,7 @@ def replay(database: Database, send_id: uuid.UUID, choice: Choice) -> Replay:
     with database.begin() as connection:
         done = _go_through(connection, send_id, choice, change=True)
     if done.recipients:
-        log.warning(
+        log.info(
             "send_replayed",
             extra={
                 "send_id": str(send_id),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pushq.cli.progress import POLL_S, Speed, duration
+from pushq.cli.progress import POLL_S, RATE_OVER_S, Speed, duration
 from pushq.errors import InvalidRequest
 from pushq.submission import MAX_RATE, Submission, parse_submission, submit
 from pushq.tasks.entry import send_broadcast, send_notification
@@ -91,26 +91,37 @@ def test_both_tasks_take_them() -> None:
 
 class TestSpeed:
     def test_it_is_that_of_the_last_seconds(self) -> None:
-        speed = Speed(window_s=5)
-        assert speed.rate(0.0, 1000) is None
-        for second in range(1, 20):
-            rate = speed.rate(float(second), 1000 + 100 * second)
-            assert rate == 100
-        # Held: after one window nothing of the old rate is left.
-        rates = [speed.rate(20.0 + second, 2900) for second in range(6)]
-        assert rates[0] == 80
-        assert rates[-1] == 0
-
-    def test_looks_that_are_too_close_tell_nothing(self) -> None:
         speed = Speed()
-        speed.rate(0.0, 0)
-        assert speed.rate(POLL_S / 2, 10) is None
+        assert speed.rate(0.0, 1000) is None
+        assert {speed.rate(float(second), 1000 + 100 * second) for second in range(1, 20)} == {100}
+        faster = [speed.rate(20.0 + second, 2900 + 1000 * second) for second in range(10)]
+        assert faster[-1] == 1000
 
-    def test_few_looks_are_kept(self) -> None:
-        speed = Speed(window_s=1)
+    def test_a_send_that_moves_in_steps_has_a_steady_rate(self) -> None:
+        """A batch of 2,500 every ten seconds: not 0, and not 500, which is what five seconds alone would show."""
+        speed = Speed()
+        rates = [speed.rate(tick / 4, tick // 40 * 2500) for tick in range(1200)]
+        later = [rate for rate in rates[240:] if rate is not None]
+        assert min(later) > 150
+        assert max(later) < 350
+
+    def test_what_stands_still_comes_to_nothing(self) -> None:
+        speed = Speed()
+        for second in range(10):
+            speed.rate(float(second), 100 * second)
+        assert speed.rate(100.0, 900) == 0
+
+    def test_the_first_look_tells_nothing_for_a_while(self) -> None:
+        speed = Speed()
+        assert speed.rate(0.0, 10) is None
+        assert speed.rate(RATE_OVER_S - 0.1, 10) is None
+        assert speed.rate(RATE_OVER_S, 10) == 0
+
+    def test_few_steps_are_kept(self) -> None:
+        speed = Speed()
         for tick in range(10_000):
             speed.rate(tick * POLL_S, tick)
-        assert len(speed._seen) <= 6
+        assert len(speed._steps) <= RATE_OVER_S / POLL_S + 2
 
 
 @pytest.mark.parametrize(
