@@ -37,7 +37,7 @@ rate_limit_local: Final = Counter(
 )
 guarded_unproven: Final = Counter(
     "pushq_guarded_unproven",
-    "Tokens kept although refused: nothing proves that the set-up is right.",
+    "Rejections of tokens that were not believed: nothing proves that the set-up is right.",
     _TARGET,
 )
 batches_parked: Final = Counter(

@@ -294,6 +294,8 @@ class Attempt:
             elif ruling is Ruling.KEEP:
                 unproven = replace(verdict, reason=UNPROVEN + verdict.reason, invalid_since=None)
                 self._bury(position, Outcome.REJECTED, unproven)
+            elif ruling is Ruling.AGAIN:
+                self.failures[position] = Failure(UNPROVEN + verdict.reason, verdict.status)
             else:
                 self.failures[position] = Failure(verdict.reason, verdict.status, counts=False)
         self.guarded.clear()

@@ -44,6 +44,7 @@ class Ruling(StrEnum):
 
     BELIEVE = "believe"  # the tokens are dead
     KEEP = "keep"  # nothing proves that the set-up is right: the tokens stay
+    AGAIN = "again"  # the same, and there is time to try again until the evidence speaks
     HOLD = "hold"  # the set-up is wrong: the tokens stay, and the send waits for an operator
 
 
@@ -57,18 +58,17 @@ def rule(batch: Counts, evidence: Evidence | None, *, broadcast: bool, trusted: 
 
     Args:
         evidence: the batch's own answers included; None when it is not to be had (Redis gone): nothing is believed then.
-        broadcast: one of many batches of a send: where the evidence condemns the set-up, the send is held. A transactional send
-            is its own and only batch: there is nothing left to hold.
+        broadcast: one of many batches of a send: where the evidence condemns the set-up, the send is held, and where there is
+            none yet, it will come. A transactional send is its own and only batch: there is nothing left to hold.
         trusted: an operator said that these rejections are right.
     """
     if trusted or batch.guarded == 0:
         return Ruling.BELIEVE
     if overwhelming(batch):
         return Ruling.HOLD
+    unproven = Ruling.AGAIN if broadcast else Ruling.KEEP
     if evidence is None:
-        return Ruling.KEEP
+        return unproven
     if overwhelming(evidence.counts) or evidence.streak >= STREAK:
         return Ruling.HOLD if broadcast else Ruling.KEEP
-    if evidence.counts.accepted == 0:
-        return Ruling.KEEP
-    return Ruling.BELIEVE
+    return Ruling.BELIEVE if evidence.counts.accepted else unproven

@@ -57,7 +57,7 @@ class TokenGuard:
             )
         elif counts.accepted:
             metrics.mass_invalidation_held.labels(app, platform).set(0)
-        if ruling is Ruling.KEEP:
+        if ruling in (Ruling.KEEP, Ruling.AGAIN):
             metrics.guarded_unproven.labels(app, platform).inc(counts.guarded)
         return ruling
 

@@ -43,7 +43,10 @@ def test_what_condemns_the_set_up(answered: int, guarded: int, condemned: bool) 
         (Counts(1, 0, 1), Evidence(Counts(10**6, 10**6 - 20, 20), 20), False, Ruling.KEEP),
         (Counts(1, 0, 1), Evidence(Counts(10**6, 10**6 - 20, 20), 19), False, Ruling.BELIEVE),
         # Redis is gone: no proof.
-        (Counts(1000, 999, 1), None, True, Ruling.KEEP),
+        (Counts(1, 0, 1), None, False, Ruling.KEEP),
+        (Counts(1000, 999, 1), None, True, Ruling.AGAIN),
+        # The first small batches of a broadcast: the others will tell.
+        (Counts(9, 0, 9), Evidence(Counts(9, 0, 9), 9), True, Ruling.AGAIN),
         # Nothing guarded, nothing to rule.
         (Counts(1000, 0, 0), None, True, Ruling.BELIEVE),
     ],
