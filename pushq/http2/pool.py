@@ -11,7 +11,7 @@ import random as _random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 
 from pushq.http2.burst import Answer, Burst
 from pushq.http2.connection import Connection, Transport
@@ -19,10 +19,11 @@ from pushq.http2.core import Core
 from pushq.http2.dialer import Dialer
 from pushq.http2.errors import PeerViolation, PoolClosed, PoolSaturated
 from pushq.http2.events import GoAwayReceived
-from pushq.http2.figures import ConnectionState, ConnectionStats, NullObserver, PoolObserver, PoolStats
+from pushq.http2.figures import ConnectionStats, NullObserver, PoolObserver, PoolStats
 from pushq.http2.frames import DEFAULT_HEADER_TABLE_SIZE, ErrorCode
 from pushq.http2.gate import admission
 from pushq.http2.greenlets import Signal, Task, pause
+from pushq.http2.members import Member, row
 from pushq.http2.opening import Connector, Opener
 from pushq.http2.proxy import Proxy
 from pushq.http2.queue import BurstQueue
@@ -52,29 +53,6 @@ _HARMLESS = frozenset({Reason.POOL_CLOSED, Reason.STREAMS_EXHAUSTED, Reason.SURP
 def never(answer: Answer) -> bool:
     """No answer retires a connection."""
     return False
-
-
-@dataclass(slots=True)
-class _Member:
-    """What the pool knows of one of its connections.
-
-    Attributes:
-        used_at: when it last took requests; when it was opened if it never did.
-        said_goodbye: the peer announced the end in good order, and nothing was in flight.
-        orderly: the peer announced the end in good order.
-        left: its end was noticed, and what it was worth has been counted.
-    """
-
-    connection: Connection
-    number: int
-    used_at: float
-    said_goodbye: bool = False
-    orderly: bool = False
-    left: bool = False
-
-    @property
-    def idle_since(self) -> float:
-        return max(self.used_at, self.connection.answered_at)
 
 
 class Pool:
@@ -123,7 +101,7 @@ class Pool:
         self._queue = BurstQueue(self._settings.queue_limit)
         self._submitters: deque[Signal] = deque()
         self._connections: list[Connection] = []
-        self._members: dict[Connection, _Member] = {}
+        self._members: dict[Connection, Member] = {}
         self._header_table_size = self._settings.header_table_size
         self._latency = Latency()
         self._owed = 0  # connections that were in use when they left, and have no successor yet
@@ -215,7 +193,7 @@ class Pool:
     def connections(self) -> list[ConnectionStats]:
         """A row for each connection, the oldest first."""
         now = self._clock()
-        return [_row(member, now) for member in self._members.values()]
+        return [row(member, now) for member in self._members.values()]
 
     def _wait_for_room(self, count: int, timeout: float) -> None:
         turn = Signal()
@@ -341,17 +319,17 @@ class Pool:
     def _complain(self, error: str) -> None:
         self._last_error = error
 
-    def _was_idle(self, member: _Member) -> bool:
+    def _was_idle(self, member: Member) -> bool:
         return self._clock() - member.idle_since >= self._settings.idle_after_s
 
-    def _note_leaving(self, member: _Member, in_flight: int) -> None:
+    def _note_leaving(self, member: Member, in_flight: int) -> None:
         """It takes no requests any more. If it was needed, so is another one, before this one has finished its own."""
         if not member.left:
             member.left = True
             if in_flight or self._queue.waiting:
                 self._owed = min(self._owed + 1, self._settings.max_connections)
 
-    def _judge(self, connection: Connection, member: _Member, reason: Reason, detail: str) -> None:
+    def _judge(self, connection: Connection, member: Member, reason: Reason, detail: str) -> None:
         """What a connection's end says about the next attempt."""
         age = self._clock() - connection.opened_at
         answered = connection.core.answered
@@ -441,7 +419,7 @@ class Pool:
         connection = Connection(channel, core, self, self._settings, self._clock)
         self._numbered += 1
         self._connections.append(connection)
-        self._members[connection] = _Member(connection, self._numbered, connection.opened_at)
+        self._members[connection] = Member(connection, self._numbered, connection.opened_at)
         connection.start()
         if not connection.wait_ready(timeout_s):
             if connection.end_reason is None:
@@ -484,8 +462,8 @@ class Pool:
         self._shrink(now)
         if now - self._reported_at >= _REPORT_EVERY_S and _log.isEnabledFor(logging.DEBUG):
             self._reported_at = now
-            for row in self.connections():
-                _log.debug("http2_connection", extra={"pool": self.name, **_fields(row)})
+            for each in self.connections():
+                _log.debug("http2_connection", extra={"pool": self.name, **asdict(each)})
 
     def _shrink(self, now: float) -> None:
         if self._queue.waiting or self._closed:
@@ -497,33 +475,3 @@ class Pool:
             if member.number == number:
                 self._shrunk_at = now
                 member.connection.retire(Reason.SURPLUS)
-
-
-def _row(member: _Member, now: float) -> ConnectionStats:
-    connection = member.connection
-    core = connection.core
-    if core.draining:
-        state = ConnectionState.DRAINING
-    elif not core.peer.received:
-        state = ConnectionState.OPENING
-    elif core.warming:
-        state = ConnectionState.WARMING
-    else:
-        state = ConnectionState.BLOCKED if connection.full else ConnectionState.OPEN
-    return ConnectionStats(
-        number=member.number,
-        peer=connection.peer,
-        state=state,
-        age_s=now - connection.opened_at,
-        idle_s=now - member.idle_since,
-        streams=core.in_flight,
-        stream_limit=core.stream_limit,
-        requests=(core.next_stream_id - 1) // 2,
-        answered=core.answered,
-        window=core.window,
-        drain_reason=connection.drain_reason,
-    )
-
-
-def _fields(row: ConnectionStats) -> dict[str, object]:
-    return {name: getattr(row, name) for name in row.__slots__}

@@ -11,8 +11,8 @@ from pushq.http2.settings import PoolSettings
 
 #: Closed surplus connections are this share of ``idle_close_s`` apart, so that a pool shrinks slower than it grows.
 _SHRINK_PACE = 0.1
-#: Weight of the latest sample of the latency.
-_FRESH = 0.3
+#: What a sample of the latency still counts when the next one comes.
+_KEPT = 0.7
 
 
 class Need(Enum):
@@ -95,23 +95,30 @@ def surplus(
 class Latency:
     """How long an answer takes, from counts alone: requests in flight = rate x latency (Little's law).
 
+    Both sides of the quotient are sums in which older samples count less and less, so that a sample with few answers, as at the
+    beginning of a burst, has little weight.
+
     Attributes:
-        seconds: smoothed; None before the first sample.
+        seconds: the estimate; None before the first answer.
     """
 
     def __init__(self) -> None:
         self.seconds: float | None = None
         self._at: float | None = None
         self._answered = 0
+        self._waited_s = 0.0
+        self._answers = 0.0
 
     def sample(self, now: float, answered: int, in_flight: int) -> None:
         """``answered`` is a count since ever, ``in_flight`` that of now."""
         at, before = self._at, self._answered
         self._at, self._answered = now, answered
-        if at is None or answered <= before or not in_flight:
+        if at is None or not in_flight:
             return
-        fresh = in_flight * (now - at) / (answered - before)
-        self.seconds = fresh if self.seconds is None else self.seconds + _FRESH * (fresh - self.seconds)
+        self._waited_s = _KEPT * self._waited_s + in_flight * (now - at)
+        self._answers = _KEPT * self._answers + answered - before
+        if answered > before:
+            self.seconds = self._waited_s / self._answers
 
     def at_least(self, waited_s: float) -> float | None:
         """The estimate, and no less than the oldest request in flight has waited."""

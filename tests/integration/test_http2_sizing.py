@@ -147,7 +147,7 @@ def test_an_idle_close_is_normal_and_silent(
 
     caplog.set_level(logging.INFO, "pushq.http2")
     with H2Server(authority, on_silence=close) as server:
-        pool = pools(server.origin, idle_after_s=0.05)
+        pool = pools(server.origin, idle_after_s=1e-6)
         assert tally(send(pool, burst_of(10))) == {Code.OK: 10}
         until(lambda: pool.stats().idle_closed == 2)
         # The first was in use before, and was replaced. The second was never used: nothing is opened for nobody.
@@ -160,6 +160,16 @@ def test_an_idle_close_is_normal_and_silent(
         assert {record.getMessage() for record in caplog.records} == {"http2_connection_opened"}
         assert tally(send(pool, burst_of(3, start=100))) == {Code.OK: 3}
         assert pool.stats().failed == 0
+
+
+def test_a_close_before_it_was_idle_is_a_loss(authority: Authority, pools: Pools) -> None:
+    with H2Server(authority, on_silence=ServerConnection.cut) as server:
+        pool = pools(server.origin, idle_after_s=PATIENT)
+        pool.start()
+        until(lambda: pool.stats().lost == 2)
+        assert pool.stats().idle_closed == 0
+        assert pool.stats().failed > 0
+        assert heard(pool).ended[0] == "connection_lost"
 
 
 def test_an_end_with_a_request_in_flight_is_a_loss(authority: Authority, pools: Pools) -> None:

@@ -134,11 +134,14 @@ def test_a_door_that_slams(
         took = time.monotonic() - started
         assert 2 <= door.attempts <= attempts_allowed(took)
         assert door.at_once == 1, "one attempt at a time, over all pools of the host"
-        assert sum(pool.stats().failed for pool in asking) == door.attempts
-    assert len(bursts) > GREENLETS
-    assert {code for burst in bursts for code in tally(burst)} == {Code.NOT_SENT}
-    # Whichever pool made the attempt, all of them know why there is no connection.
-    assert {reason for burst in bursts for reason in burst.reasons.values()} == {"tls_failed"}
+        # The last one may still be under way.
+        assert door.attempts - 1 <= sum(pool.stats().failed for pool in asking) <= door.attempts
+        assert {code for burst in bursts for code in tally(burst)} == {Code.NOT_SENT}
+        reasons = {reason for burst in bursts for reason in burst.reasons.values()}
+        assert reasons <= {"tls_failed", "queue_timeout"}
+        # Whichever pool made the attempt, all of them know why there is no connection.
+        for pool in asking:
+            assert set(send(pool, burst_of(1)).reasons.values()) == {"tls_failed"}
 
 
 def test_nobody_at_the_door(authority: Authority, pools: Pools) -> None:
@@ -150,7 +153,12 @@ def test_nobody_at_the_door(authority: Authority, pools: Pools) -> None:
     bursts = ask(asking, 0.8)
     took = time.monotonic() - started
     assert 2 <= sum(pool.stats().failed for pool in asking) <= attempts_allowed(took)
-    assert {reason for burst in bursts for reason in burst.reasons.values()} == {"connect_refused"}
+    assert {reason for burst in bursts for reason in burst.reasons.values()} <= {
+        "connect_refused",
+        "queue_timeout",
+    }
+    for pool in asking:
+        assert set(send(pool, burst_of(1)).reasons.values()) == {"connect_refused"}
 
 
 def test_a_peer_that_lets_us_in_and_sends_us_away(authority: Authority, pools: Pools) -> None:

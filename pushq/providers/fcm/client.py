@@ -56,6 +56,8 @@ class FcmClient:
                 first_request_alone=False,
                 ping_after_s=PING_AFTER_S,
                 idle_close_s=settings.idle_close_seconds,
+                # 100 requests each: many are needed, and Google does not mind as Apple does.
+                open_spacing_s=0.05,
             ),
             proxy=proxy,
         )
