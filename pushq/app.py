@@ -125,7 +125,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # one that is blocked by the pool goes on as soon as a task ends; there are no heartbeats to miss.
         "worker_prefetch_multiplier": 1 if amqp else 4,
         "worker_disable_rate_limits": True,
-        "worker_cancel_long_running_tasks_on_connection_loss": amqp,
+        # The broker will deliver the messages of a lost connection again, but the tasks hold the leases of their batches: what is
+        # delivered again is dropped. Cancelled, they would leave what they had in flight to be repeated, or unknown.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": settings.events,
         "task_send_sent_event": settings.events,

@@ -17,7 +17,7 @@ from typing import IO, Any, Self
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
-CALL_TIMEOUT_S = 90.0
+CALL_TIMEOUT_S = 150.0
 LOG_TAIL_BYTES = 3000
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -160,7 +160,7 @@ class Caller:
         """The next answer: ``{"send_id": ...}`` or ``{"error": ..., "seconds": ...}``.
 
         Raises:
-            CrewError: there is none within 90 s, or the process has ended.
+            CrewError: there is none within 150 s, or the process has ended.
         """
         pipe = self._pipe(self._process.stdout)
         ready, _, _ = select.select([pipe], [], [], CALL_TIMEOUT_S)

@@ -90,6 +90,10 @@ class TestConfiguration:
         assert applied(REDIS).conf.worker_prefetch_multiplier == 4
 
     @BOTH
+    def test_a_lost_connection_cuts_off_no_delivery(self, chosen: Settings) -> None:
+        assert applied(chosen).conf.worker_cancel_long_running_tasks_on_connection_loss is False
+
+    @BOTH
     def test_the_heartbeat_that_slows_gevent_workers_is_off(self, chosen: Settings) -> None:
         assert applied(chosen).conf.broker_heartbeat == 0
 
