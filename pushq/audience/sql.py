@@ -32,12 +32,10 @@ class Selection:
     Attributes:
         where: SQL; it may be null for a row, which means no.
         params: its parameters; every name begins with ``a_``.
-        needs_row: whether columns other than ``user_id``, ``app``, ``platform`` and ``id`` are read, which the index does not have.
     """
 
     where: str
     params: dict[str, Any]
-    needs_row: bool
 
 
 class _Builder:
@@ -45,7 +43,6 @@ class _Builder:
 
     def __init__(self, at: datetime | None) -> None:
         self.params: dict[str, Any] = {}
-        self.needs_row = False
         self._at = at
 
     def bind(self, value: object) -> str:
@@ -63,8 +60,6 @@ class _Builder:
         return _MEMBER.format(ids=self.bind(list(segment_ids)))
 
     def filter(self, conditions: Mapping[str, Any]) -> str:
-        if set(conditions) != {"platform"}:
-            self.needs_row = True
         return (
             "(" + " AND ".join(getattr(self, f"_{name}")(value) for name, value in conditions.items()) + ")"
         )
@@ -146,7 +141,7 @@ def select_devices(
         conditions.append(f"NOT coalesce({excluded}, false)")
     if audience.exclude_user_ids:
         conditions.append(f"NOT d.user_id = ANY({build.array(audience.exclude_user_ids, 'bigint')})")
-    return Selection(" AND ".join(conditions) or "true", build.params, build.needs_row)
+    return Selection(" AND ".join(conditions) or "true", build.params)
 
 
 def _in_segments(connection: Connection, app: str, names: Sequence[str], field: str, build: _Builder) -> str:
