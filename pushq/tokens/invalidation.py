@@ -17,7 +17,8 @@ from pushq.tokens.partitions import partitions
 logger = logging.getLogger("pushq.tokens")
 
 # One statement decides and changes: a phone that registers again meanwhile is either seen, and its token kept, or comes after it.
-# The dead letters are locked in the order of their ids, so that two runs for one batch take turns.
+# The dead letters are locked in the order of their ids, so that two runs for one batch take turns. IN makes a hash of those gone; joined
+# with the letters, of which PostgreSQL expects a handful, they were compared each with each (1,000 of a batch: 0.7 s).
 _INVALIDATE = text("""
 WITH letters AS (
     SELECT created_at, id, user_id, device_id, platform, reason, invalid_since
@@ -34,8 +35,9 @@ WITH letters AS (
     RETURNING d.user_id, d.id
 ), marked AS (
     UPDATE dead_letters x
-       SET processed_at = clock_timestamp(), invalidated = g.id IS NOT NULL AND l.invalid_since IS NOT NULL
-      FROM letters l LEFT JOIN gone g ON g.user_id = l.user_id AND g.id = l.device_id
+       SET processed_at = clock_timestamp(),
+           invalidated = l.invalid_since IS NOT NULL AND (l.user_id, l.device_id) IN (SELECT user_id, id FROM gone)
+      FROM letters l
      WHERE x.created_at = l.created_at AND x.id = l.id
     RETURNING x.invalid_since
 )
@@ -43,6 +45,12 @@ SELECT (SELECT count(*) FROM gone) AS invalidated,
        (SELECT count(*) FROM marked WHERE invalid_since IS NOT NULL) AS spoken_of,
        (SELECT count(*) FROM marked) AS processed
 """)
+
+# A batch's devices lie in one partition, found by the hash of each user id while the statement runs. The planner does not count on that and
+# would rather read all partitions from end to end, at every size: 4,600 against 44,000 tokens/s with 300,000 devices.
+_ONE_BY_ONE = text(
+    "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
+)
 
 # Processed ones as well: whoever died between the commit and the cache is followed by somebody who repeats both.
 _USERS = text("""
@@ -98,6 +106,7 @@ def invalidate_from_dead_letters(
     key = {"send_id": send_id, "batch_no": batch_no}
     with database.begin() as connection:
         lock_bulk(connection)
+        connection.execute(_ONE_BY_ONE)
         row = connection.execute(_INVALIDATE, key).one()
         users = tuple((platform, user_id) for platform, user_id in connection.execute(_USERS, key))
     report = InvalidationReport(row.invalidated, row.spoken_of - row.invalidated, row.processed, users)
