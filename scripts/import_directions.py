@@ -18,7 +18,7 @@ PACKAGE = "pushq"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"settings"}),
-    frozenset({"database", "logs", "metrics", "migrations", "notification", "redis_client"}),
+    frozenset({"database", "logs", "metrics", "migrations", "notification", "redis_client", "rejects"}),
     frozenset({"http2", "embedded", "mock"}),
     frozenset({"bench", "providers"}),
     frozenset({"limits"}),

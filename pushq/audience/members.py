@@ -6,10 +6,11 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, BinaryIO, Final, Self
+from typing import BinaryIO, Final, Self
 
 from pushq.audience.request import MAX_USER_ID
 from pushq.errors import InvalidRequest
+from pushq.rejects import RejectsFile
 
 MAX_LINE: Final = 65_536
 #: User ids that are handed on together.
@@ -30,11 +31,13 @@ class MemberFile:
     """
 
     def __init__(self, stream: BinaryIO, rejects: Path) -> None:
-        self.rejects = rejects
-        self.accepted = self.rejected = 0
+        self.accepted = 0
         self._stream = stream
-        self._file: IO[str] | None = None
-        rejects.unlink(missing_ok=True)
+        self._rejects = RejectsFile(rejects)
+
+    @property
+    def rejected(self) -> int:
+        return self._rejects.count
 
     def __enter__(self) -> Self:
         return self
@@ -42,8 +45,7 @@ class MemberFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._rejects.__exit__(kind, error, trace)
 
     def chunks(self) -> Iterator[list[int]]:
         """The user ids, up to 50,000 at a time, in the order of the file.
@@ -92,11 +94,7 @@ class MemberFile:
             yield line.rstrip(b"\r\n")
 
     def _reject(self, number: int, reason: str, raw: bytes) -> None:
-        if self._file is None:
-            self._file = self.rejects.open("w", newline="", encoding="utf-8")
-            csv.writer(self._file).writerow(("line", "reason", "record"))
-        csv.writer(self._file).writerow((number, reason, raw.decode(errors="backslashreplace")))
-        self.rejected += 1
+        self._rejects.add(number, reason, raw.decode(errors="backslashreplace"))
 
 
 def _is_number(text: str) -> bool:

@@ -11,7 +11,6 @@ into it over two connections, and only what is there already goes through a stag
 
 from __future__ import annotations
 
-import csv
 import gzip
 import logging
 import sys
@@ -22,16 +21,16 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final
 
 from sqlalchemy import text
 
 from pushq.database import Database
 from pushq.errors import InvalidRequest, PushqError
+from pushq.rejects import RejectsFile
 from pushq.tokens.cache import TokenCache
 from pushq.tokens.lines import read_blocks
-from pushq.tokens.records import CsvReader, JsonLinesReader, Reject
+from pushq.tokens.records import CsvReader, JsonLinesReader
 from pushq.tokens.rows import RowEncoder
 from pushq.tokens.storing import Storage
 
@@ -164,35 +163,6 @@ class _Counted:
         return data
 
 
-class _Rejects:
-    """The file of rejected records, made when the first one comes. It holds tokens: only its owner may read it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = 0
-        self._file: IO[str] | None = None
-        # One from an earlier run would be taken for this run's.
-        path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def add(self, reject: Reject) -> None:
-        if self._file is None:
-            self.path.touch(mode=0o600)
-            self._file = self.path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
-            self._writer = csv.writer(self._file)
-            self._writer.writerow(("line", "reason", "record"))
-        self._writer.writerow((reject.line, reject.reason, reject.text))
-        self.count += 1
-
-
 def import_stream(
     database: Database,
     stream: Any,
@@ -220,18 +190,18 @@ def import_stream(
         accepted += 1
 
     reader = CsvReader(take, app=app) if format == "csv" else JsonLinesReader(take, app=app)
-    with _Rejects(rejects) as rejected, Storage(database, cache) as storage:
+    with RejectsFile(rejects) as rejected, Storage(database, cache) as storage:
         # Small ones first, so that PostgreSQL gets to work early.
         size = max(window // 4, 1)
         for block in read_blocks(stream):
             for reject in reader.feed(block):
-                rejected.add(reject)
+                rejected.add(reject.line, reject.reason, reject.text)
             if len(rows) >= size:
                 storage.submit(rows)
                 rows = {}
                 size = min(size * 2, window)
         for reject in reader.finish():
-            rejected.add(reject)
+            rejected.add(reject.line, reject.reason, reject.text)
         if rows:
             storage.submit(rows)
         storage.finish()
