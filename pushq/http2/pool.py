@@ -286,8 +286,9 @@ class Pool:
             self._give_up_stateless_answers()
 
     def changed(self, connection: Connection) -> None:
-        if connection.core.draining:
-            self._note_leaving(self._members[connection], connection.core.in_flight)
+        member = self._members.get(connection)  # None: its writer speaks up when it has ended already
+        if member is not None and connection.core.draining:
+            self._note_leaving(member, connection.core.in_flight)
         self._opener.look()
 
     def ended(self, connection: Connection, reason: Reason, detail: str) -> None:
@@ -320,6 +321,9 @@ class Pool:
         self._last_error = error
 
     def _was_idle(self, member: Member) -> bool:
+        """Nothing went over it for a while, and not because it lets nothing through."""
+        if self._queue.waiting and member.connection.core.next_stream_id == 1:
+            return False
         return self._clock() - member.idle_since >= self._settings.idle_after_s
 
     def _note_leaving(self, member: Member, in_flight: int) -> None:

@@ -172,6 +172,15 @@ def test_a_close_before_it_was_idle_is_a_loss(authority: Authority, pools: Pools
         assert heard(pool).ended[0] == "connection_lost"
 
 
+def test_a_peer_that_takes_nothing_and_leaves_is_no_idle_one(authority: Authority, pools: Pools) -> None:
+    settings = {Settings.MAX_CONCURRENT_STREAMS: 0}
+    with H2Server(authority, settings=settings, on_silence=ServerConnection.cut) as server:
+        pool = pools(server.origin, idle_after_s=1e-6)
+        pool.submit(burst_of(1), PATIENT)
+        until(lambda: pool.stats().failed == 2)
+        assert pool.stats().idle_closed == 0
+
+
 def test_an_end_with_a_request_in_flight_is_a_loss(authority: Authority, pools: Pools) -> None:
     """However long the request has been waiting: silence is not idleness."""
 

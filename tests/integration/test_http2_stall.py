@@ -47,7 +47,9 @@ def deliver(pool: Pool, targets: list[bytes], ended: Counter[Code], queued: list
 
 
 @pytest.mark.parametrize("kind", ["reads nothing", "answers nothing"])
-def test_a_provider_that_stalls(kind: str, authority: Authority, pools: Pools) -> None:
+def test_a_provider_that_stalls(
+    kind: str, authority: Authority, pools: Pools, caplog: pytest.LogCaptureFixture
+) -> None:
     stall = threading.Event()
     resume = threading.Event()
 
@@ -96,3 +98,4 @@ def test_a_provider_that_stalls(kind: str, authority: Authority, pools: Pools) -
         assert max(seen.values()) == 1, "what may have been processed was not sent again"
         assert ended[Code.OK] <= len(seen)
         assert tally(send(pool, burst_of(10, start=20))) == {Code.OK: 10}
+    assert not [record for record in caplog.records if "fault" in record.getMessage()]
