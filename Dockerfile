@@ -15,7 +15,7 @@ ENTRYPOINT ["pushq"]
 FROM python:3.11-bookworm AS test
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-       make rabbitmq-server redis-server postgresql \
+       make rabbitmq-server redis-server postgresql nginx nghttp2-server \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 pushq
 WORKDIR /home/pushq/project

@@ -6,9 +6,16 @@ import sys
 
 from pushq.embedded.errors import EmbeddedError
 from pushq.embedded.programs import find_postgres, find_redis
+from tests.services.http2_servers import find_nghttpd, find_nginx
 from tests.services.rabbitmq import find_rabbitmq
 
-FINDERS = {"postgresql": find_postgres, "redis-server": find_redis, "rabbitmq-server": find_rabbitmq}
+FINDERS = {
+    "postgresql": find_postgres,
+    "redis-server": find_redis,
+    "rabbitmq-server": find_rabbitmq,
+    "nginx": find_nginx,
+    "nghttp2-server": find_nghttpd,
+}
 
 
 def missing() -> list[str]:
