@@ -334,10 +334,11 @@ class Core:
     def abandon(self, reason: str, *, unsent_from: int = MAX_STREAM_ID + 1) -> None:
         """The connection is gone: everything in flight is UNKNOWN.
 
-        Streams from ``unsent_from`` on are NOT_SENT instead: not an octet of them reached the operating system.
+        Streams from ``unsent_from`` on are NOT_SENT instead: the peer cannot have read them.
         """
         self.draining = True
         self._out.clear()
+        self._out.partial.clear()
         for stream_id in list(self._streams):
             self._end(stream_id, Code.NOT_SENT if stream_id >= unsent_from else Code.UNKNOWN, reason)
 

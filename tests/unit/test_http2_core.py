@@ -22,6 +22,7 @@ from pushq.http2.core import BODY_KEPT, BODY_READ, Core
 from pushq.http2.errors import PeerViolation
 from pushq.http2.events import GoAwayReceived
 from pushq.http2.frames import ErrorCode, FrameType, frame, settings_frame
+from pushq.http2.reasons import Reason
 from pushq.http2.templates import HeaderTemplate
 from tests.unit.http2_referee import APNS, Referee, burst_of, ready, settings_of, tokens
 
@@ -359,6 +360,20 @@ def test_no_body_goes_on_after_the_answer_in_the_same_read(opens: str, reset: bo
     cancel = RstStreamFrame(stream_id, error_code=ErrorCode.CANCEL).serialize()
     acknowledgement = frame(FrameType.SETTINGS, 1, 0) if opens == "settings" else b""
     assert referee.core.output() == (b"" if reset else cancel) + acknowledgement
+
+
+def test_no_body_is_kept_after_an_answer_and_a_violation_in_one_read() -> None:
+    """Found by the random peers, seed 3030386511."""
+    referee = ready({WINDOW: 10})
+    referee.consumes = False
+    burst = burst_of(1, body=b"x" * 50)
+    referee.write(burst)
+    answer = HeadersFrame(max(referee.requests), b"\x88", flags=["END_HEADERS", "END_STREAM"]).serialize()
+    with pytest.raises(PeerViolation):
+        referee.core.receive(answer + b"\xff" * 9)
+    referee.core.abandon(Reason.PROTOCOL_VIOLATION)
+    assert codes(burst) == [Code.OK]
+    assert not referee.core._out.partial
 
 
 def test_what_we_receive_is_acknowledged_before_the_window_is_used_up() -> None:
