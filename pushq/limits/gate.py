@@ -35,7 +35,7 @@ REDIS_CONNECT_TIMEOUT_S: Final = 0.5
 REDIS_TIMEOUT_S: Final = 1.0
 #: After Redis failed, it is asked again after this.
 REDIS_RETRY_S: Final = 1.0
-#: How often a process tells the breaker what came of its requests.
+#: How often a process tells the breaker of requests that were answered.
 REPORT_S: Final = 0.2
 _KEPT_PURSES: Final = 512
 
@@ -208,7 +208,8 @@ class FleetGate:
             answered, failed = target.answered, target.failed
             if not answered and not failed:
                 return
-            if not target.probing and now - target.reported_at < REPORT_S:
+            # Failures are told at once: a batch that ends with them may be the last to report for long.
+            if not failed and not target.probing and now - target.reported_at < REPORT_S:
                 return
             if not self._may_ask_redis(now):
                 return

@@ -94,7 +94,7 @@ class TestLots:
         with redis_server.client() as client:
             asked = calls(client)
             assert [ask(gate, platform="apns").permits for _ in range(100)] == [500] * 100
-            assert calls(client) - asked <= 3
+            assert calls(client) - asked <= 10  # one for each quarter of a second
 
     def test_a_lone_transactional_send_takes_no_more_than_it_needs(self, open_gate: OpenGates) -> None:
         one, two = open_gate(), open_gate()
@@ -195,7 +195,6 @@ class TestBreaker:
         gate = open_gate()
         for _ in range(30):
             gate.report(APP, "apns", answered=0, failed=2)
-        time.sleep(0.21)
         assert ask(gate, platform="apns").reason == "breaker_open"
 
 
