@@ -486,15 +486,17 @@ def _kill_redis(stage: Stage, *, empty: bool) -> Fault:
 
 def rewind_redis_and_kill(stage: Stage) -> Fault:
     """Redis comes back with older data than it had, and the workers are killed: its journals may lack claims."""
+    stage.site.mock.set_latency(1500.0)
     stage.send()
-    stage.site.until_share(stage.cohorts, 0.1)
+    stage.site.until_share(stage.cohorts, 0.05)
     server = stage.site.servers.redis
     with server.client() as client:
         keys = list(client.scan_iter("pushq:journal:*"))
         old = {key: client.dump(key) for key in keys}
-    stage.site.until_share(stage.cohorts, 0.3)
+    stage.site.until_share(stage.cohorts, 0.2)
     crew = stage.site.crew
     crew.kill(*PROVIDER_WORKERS)
+    stage.site.mock.set_latency(300.0)
     crash(server)
     ended = time.monotonic()
     in_flight = stage.in_flight(journal=False)
@@ -513,10 +515,10 @@ def rewind_redis_and_kill(stage: Stage) -> Fault:
 SHORT: Final = {"PUSHQ_LEASE_SECONDS": "4", "PUSHQ_SWEEP_SECONDS": "1"}
 
 CASES: Final = (
-    Case("1", "kill -9 the provider workers in mid-batch", kill_workers),
+    Case("1", "kill -9 the provider workers in mid-batch", kill_workers, cuts_off=True),
     Case("2", "SIGTERM to all workers under load", terminate),
-    Case("3", "SIGTERM, then SIGKILL at the deadline", terminate_then_kill),
-    Case("4", "SIGQUIT to the provider workers", quit_workers),
+    Case("3", "SIGTERM, then SIGKILL at the deadline", terminate_then_kill, cuts_off=True),
+    Case("4", "SIGQUIT to the provider workers", quit_workers, cuts_off=True),
     Case("5", "kill -9 the queue leader's node while publishing", kill_leader, ("cluster",)),
     Case("6", "two of three RabbitMQ nodes down, then back", lose_majority, ("cluster",)),
     Case("7", "all broker connections closed, three times", close_connections),
@@ -545,10 +547,10 @@ CASES: Final = (
     Case("15a", "provider storm: 503, 429 and stalls", storm, may_fail=True),
     Case("15b", "beat killed, then doubled, and two clean-ups", kill_beat),
     Case("16a", "journals flushed in mid-send", flush_journal),
-    Case("16b", "journals flushed and workers killed", flush_journal_and_kill),
+    Case("16b", "journals flushed and workers killed", flush_journal_and_kill, cuts_off=True),
     Case("16c", "kill -9 the journals' Redis, data kept", kill_redis),
     Case("16d", "kill -9 the journals' Redis, data lost", kill_redis_and_lose_it),
-    Case("16e", "journals set back to older data, workers killed", rewind_redis_and_kill),
+    Case("16e", "journals set back to older data, workers killed", rewind_redis_and_kill, cuts_off=True),
 )
 
 

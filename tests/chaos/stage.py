@@ -44,7 +44,7 @@ class Case:
     Attributes:
         settings: where the case departs from the product's defaults.
         may_fail: the providers refuse some, so that living tokens may end in a failure.
-        slow: part of the full suite only.
+        cuts_off: the fault kills workers in mid-batch; when it met nothing under way, the case shows nothing, and fails.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Case:
     settings: Mapping[str, str] = field(default_factory=dict)
     devices: int = DEVICES
     may_fail: bool = False
+    cuts_off: bool = False
     recovery_limit_s: float = RECOVERY_LIMIT_S
 
 
@@ -154,11 +155,12 @@ def row_of(
 ) -> Row:
     """What came of one send."""
     in_flight = fault.in_flight.get(cohort.guarantee, 0)
+    at_most_once = cohort.guarantee == "at_most_once"
     verdict = judge(
         cohort.tokens,
         site.batches(cohort),
         site.provider_counts(),
-        at_most_once=cohort.guarantee == "at_most_once",
+        at_most_once=at_most_once,
         in_flight=in_flight,
         may_fail=case is not None and case.may_fail,
     )
@@ -168,6 +170,8 @@ def row_of(
         verdict.problems.append("did not end in time")
     elif recovery > limit:
         verdict.problems.append(f"recovery took more than {limit:g} s")
+    if case is not None and case.cuts_off and not at_most_once and in_flight == 0:
+        verdict.problems.append("the fault met nothing under way")
     verdict.problems.extend(fault.problems)
     return Row(name, title, site.kind, cohort.guarantee, verdict, in_flight, recovery, fault.notes)
 
