@@ -9,7 +9,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
-.PHONY: help venv demo bench-wire test fuzz services check format flower clean
+.PHONY: help venv demo bench-wire test chaos fuzz services check format flower clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -31,6 +31,10 @@ test: $(READY)  ## environment, servers, all tests (ARGS='tests/unit -k name')
 
 fuzz: $(READY)  ## random peers against the HTTP/2 client (ARGS='--minutes 10', or '--seed N' to see a finding again)
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+chaos: $(READY)  ## every fault case, counted at the providers; minutes (ARGS='--cases 1,9a,17 --broker redis --rounds 10 --seed 7')
+	@scripts/ensure-servers "$(BIN)/python"
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 check: $(READY)  ## ruff, formatting, mypy strict, import directions
 	$(BIN)/ruff check .

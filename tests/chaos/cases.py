@@ -1,4 +1,4 @@
-"""The fault cases. The numbers are those of the list in docs/operations.md ("What was tried"); letters are variants of one."""
+"""The fault cases. The numbers are those of the list in docs/chaos.md; letters are variants of one."""
 
 from __future__ import annotations
 
