@@ -68,8 +68,7 @@ class LeaseKeeper:
     def _drop_lost(self, leases: list[Lease]) -> None:
         with self._lock:
             for lease in leases:
-                # A batch that was settled a moment ago is no longer held here, and its lease was not lost.
-                if lease.lost and self._held.get(lease.key) is lease:
+                if lease.lost and not lease.given_up and self._held.get(lease.key) is lease:
                     del self._held[lease.key]
                     metrics.leases_lost.inc()
                     log.warning(

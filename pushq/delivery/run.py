@@ -19,7 +19,7 @@ from pushq.delivery.gate import Gate, OpenGate
 from pushq.delivery.leases import LeaseKeeper
 from pushq.delivery.means import Means, Step, ids
 from pushq.delivery.watch import SendWatch
-from pushq.ledger import batches, sends
+from pushq.ledger import batches, due, sends
 from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.journal import Journal
 from pushq.ledger.sends import Send
@@ -84,7 +84,7 @@ class Delivery:
             ServiceUnavailable: PostgreSQL is gone; the lease ends by itself and the sweeper issues the batch again.
         """
         if self.drain.begun:
-            batches.make_due(self._means.database, send_id, batch_no)
+            due.make_due(self._means.database, send_id, batch_no)
             return Step()
         alone = self._suspect.acquire(blocking=False)
         try:

@@ -71,6 +71,7 @@ class Sending:
         self.journaled = journaled
         self.again_in: float | None = None
         self.why: str | None = None
+        self._uncollected_s = 0.0
         self.sent_at = means.clock()
         collapse = send.notification.collapse_id
         if collapse is None and not send.at_most_once:
@@ -200,7 +201,10 @@ class Sending:
             step = min(seconds, COLLECT_S)
             pause(step)
             seconds -= step
-            self._collect()
+            self._uncollected_s += step
+            # Each look at the answers is also a write to the journal: short waits in a row share one.
+            if self._uncollected_s >= COLLECT_S:
+                self._collect()
         return False
 
     def _claim(self, positions: Sequence[int]) -> bool:
@@ -230,6 +234,7 @@ class Sending:
 
     def _collect(self) -> None:
         attempt = self._attempt
+        self._uncollected_s = 0.0
         spans = attempt.collect(self._judge)
         if spans and self.journaled:
             try:

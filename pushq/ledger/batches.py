@@ -18,7 +18,7 @@ from pushq.database import Database
 from pushq.errors import PushqError
 from pushq.ledger import sends
 from pushq.ledger.outcomes import COLUMNS, Outcome, count
-from pushq.ledger.release import REPUBLISH_AFTER_S, top_up
+from pushq.ledger.release import top_up
 
 #: A retry's message may arrive a little before its time: clocks of worker and database differ.
 EARLY_S = 1.0
@@ -47,6 +47,7 @@ class Lease:
         rate: of the send, requests per second for the whole fleet; None: no limit of its own.
         send_version: of the send's row: what was kept of the send under another one is out of date.
         lost: set when the lease could not be extended.
+        given_up: set when its holder settled the batch or handed it back.
     """
 
     send_id: uuid.UUID
@@ -65,6 +66,7 @@ class Lease:
     crashes: int = 0
     rate: int | None = None
     lost: bool = field(default=False, compare=False)
+    given_up: bool = field(default=False, compare=False)
 
     @property
     def key(self) -> tuple[uuid.UUID, int]:
@@ -268,6 +270,7 @@ def settle(
             if state in ("planning", "sending")
             else []
         )
+    lease.given_up = True
     return Settled(released, bool(letters), retry_in is None)
 
 
@@ -285,86 +288,28 @@ def hand_back(
         interrupted: whether the next holder still has to find out how far an earlier one came.
     """
     with database.begin() as connection:
-        return (
-            connection.execute(
-                text(
-                    """
-                    UPDATE send_batches
-                    SET state = 'queued', error = :error, due_at = now() + make_interval(secs => :delay),
-                        lease_token = CASE WHEN :interrupted THEN lease_token END,
-                        -- The holder lives; the next one must not be told of another crash.
-                        crashes = CASE WHEN :interrupted THEN greatest(crashes - 1, 0) ELSE 0 END
-                    WHERE send_id = :send AND batch_no = :no AND lease_token = :token AND state = 'running'
-                    """
-                ),
-                {
-                    "send": lease.send_id,
-                    "no": lease.batch_no,
-                    "token": lease.token,
-                    "delay": delay,
-                    "error": error,
-                    "interrupted": interrupted,
-                },
-            ).rowcount
-            == 1
-        )
-
-
-def make_due(database: Database, send_id: uuid.UUID, batch_no: int) -> None:
-    """A message that could not be worked off was dropped: let the sweeper publish the batch again at once."""
-    with database.begin() as connection:
-        connection.execute(
+        rows = connection.execute(
             text(
-                "UPDATE send_batches SET due_at = now()"
-                " WHERE send_id = :send AND batch_no = :no AND state = 'queued' AND due_at > now()"
+                """
+                UPDATE send_batches
+                SET state = 'queued', error = :error, due_at = now() + make_interval(secs => :delay),
+                    lease_token = CASE WHEN :interrupted THEN lease_token END,
+                    -- The holder lives; the next one must not be told of another crash.
+                    crashes = CASE WHEN :interrupted THEN greatest(crashes - 1, 0) ELSE 0 END
+                WHERE send_id = :send AND batch_no = :no AND lease_token = :token AND state = 'running'
+                """
             ),
-            {"send": send_id, "no": batch_no},
-        )
-
-
-def requeue_due(connection: Connection, limit: int) -> list[tuple[uuid.UUID, int, str, bool]]:
-    """Batches that are due and that nobody holds, marked as published again: (send, number, platform, transactional).
-
-    A running one whose lease is over keeps the old token while it is queued: whoever takes it up sees that it was interrupted,
-    and its old holder is fenced from now on.
-    """
-    rows = connection.execute(
-        text(
-            """
-            UPDATE send_batches b
-            SET publishes = b.publishes + 1, state = CASE WHEN b.state = 'running' THEN 'queued' ELSE b.state END,
-                due_at = now() + make_interval(secs => :after * power(2, least(b.publishes, 5)))
-            FROM (
-                SELECT o.send_id, o.batch_no, s.kind FROM send_batches o JOIN sends s ON s.id = o.send_id
-                WHERE o.state IN ('queued', 'running', 'retry') AND o.due_at < now() AND s.state IN ('planning', 'sending')
-                ORDER BY o.due_at LIMIT :limit FOR UPDATE OF o SKIP LOCKED
-            ) due
-            WHERE b.send_id = due.send_id AND b.batch_no = due.batch_no
-            RETURNING b.send_id, b.batch_no, b.platform, due.kind = 'transactional' AS transactional
-            """
-        ),
-        {"after": REPUBLISH_AFTER_S, "limit": limit},
-    ).all()
-    return [(row.send_id, row.batch_no, row.platform, row.transactional) for row in rows]
-
-
-def end_abandoned(connection: Connection, limit: int) -> int:
-    """End batches that a stopped send left with somebody who never settled them. Returns how many."""
-    return connection.execute(
-        text(
-            f"""
-            UPDATE send_batches b SET {sends.END_BATCH}
-            FROM (
-                SELECT o.send_id, o.batch_no FROM send_batches o JOIN sends s ON s.id = o.send_id
-                WHERE o.state IN ('queued', 'running', 'retry') AND o.due_at < now()
-                  AND s.state IN ('done', 'failed', 'cancelled')
-                ORDER BY o.due_at LIMIT :limit FOR UPDATE OF o SKIP LOCKED
-            ) due
-            WHERE b.send_id = due.send_id AND b.batch_no = due.batch_no
-            """  # noqa: S608
-        ),
-        {"limit": limit},
-    ).rowcount
+            {
+                "send": lease.send_id,
+                "no": lease.batch_no,
+                "token": lease.token,
+                "delay": delay,
+                "error": error,
+                "interrupted": interrupted,
+            },
+        ).rowcount
+    lease.given_up = True
+    return rows == 1
 
 
 def _bury(connection: Connection, lease: Lease, attempts: bytes, letters: Sequence[DeadLetter]) -> None:

@@ -332,7 +332,7 @@ def stop(connection: Connection, send_id: uuid.UUID, *, state: str, error: str |
     """End a send for good: nothing more is planned or sent; what is in flight settles. False when it had ended before.
 
     Recipients without a final outcome are counted as cancelled, or as unknown where a worker vanished with them. Batches that are
-    held end with their settlement, or by :func:`pushq.ledger.batches.end_abandoned`.
+    held end with their settlement, or by :func:`pushq.ledger.due.end_abandoned`.
     """
     row = connection.execute(
         text(

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from pushq import metrics
 from pushq.database import Database
-from pushq.ledger import batches, sends
+from pushq.ledger import due, sends
 from pushq.ledger.orders import DeliverBatch, Order, PlanShard, ProcessDeadLetters
 from pushq.ledger.planner import finish_planning
 from pushq.ledger.release import top_up
@@ -36,15 +36,15 @@ def sweep(database: Database, settings: Settings) -> list[Order]:
     with database.begin() as connection:
         shards = _stale_shards(connection)
     with database.begin() as connection:
-        due = batches.requeue_due(connection, LIMIT)
+        waiting = due.requeue(connection, LIMIT)
     with database.begin() as connection:
-        abandoned = batches.end_abandoned(connection, LIMIT)
+        abandoned = due.end_abandoned(connection, LIMIT)
     with database.begin() as connection:
         released = _windows(connection, settings)
     with database.begin() as connection:
         letters = _dead_letters(connection)
     _finish(database)
-    again = [DeliverBatch(send, no, platform, transactional) for send, no, platform, transactional in due]
+    again = [DeliverBatch(send, no, platform, transactional) for send, no, platform, transactional in waiting]
     orders: list[Order] = [*scheduled, *shards, *again, *released, *letters]
     for action, rows in (
         ("shards_started", len(scheduled)),
@@ -56,7 +56,7 @@ def sweep(database: Database, settings: Settings) -> list[Order]:
     ):
         metrics.sweeper.labels(action).inc(rows)
     if orders or abandoned:
-        log.info("swept", extra={"orders": len(orders), "batches": len(due), "abandoned": abandoned})
+        log.info("swept", extra={"orders": len(orders), "batches": len(again), "abandoned": abandoned})
     return orders
 
 
