@@ -299,6 +299,37 @@ class TestRetry:
         assert len(ids) == 2
         assert ids[0] == ids[1]
 
+    @pytest.mark.parametrize(("own", "expected"), [(None, None), ("order-7", "order-7")])
+    def test_a_repetition_replaces_its_first_copy_on_the_phone(
+        self, world: World, worker: Worker, mock: MockProcess, own: str | None, expected: str | None
+    ) -> None:
+        """Both copies of a message whose answer was lost carry the same ids: the caller's, or the send's own."""
+        for platform in ("apns", "fcm"):
+            world.add_devices(platform, 1)
+        mock.set_faults(
+            [
+                {"platform": platform, "times": 1, "rst": "CANCEL", "processed": True}
+                for platform in ("apns", "fcm")
+            ]
+        )
+        notification = {"title": "Your order"} | ({"collapse_id": own} if own else {})
+        send_id = world.send(audience=users(1), guarantee="at_least_once", notification=notification)
+        worker.run_queued(send_id)
+        world.let_time_pass(send_id, 60)
+        for row in world.rows("SELECT batch_no FROM send_batches"):
+            worker.run(send_id, row.batch_no)
+        assert world.totals(send_id) == {"devices": 2, "accepted": 2}
+        name = expected or send_id.hex
+        apple = [dict(request["headers"]) for request in mock.requests("apns")]
+        assert len(apple) == 2
+        assert {headers["apns-collapse-id"] for headers in apple} == {name}
+        assert len({headers["apns-id"] for headers in apple}) == 1
+        google = [request["body"] for request in mock.requests("fcm")]
+        assert len(google) == 2
+        assert google[0] == google[1]
+        assert f'"collapse_key":"{name}"' in google[0]
+        assert f'"tag":"{name}"' in google[0]
+
     def test_the_waits_double_and_then_the_recipient_is_exhausted(
         self, world: World, worker: Worker, mock: MockProcess
     ) -> None:
