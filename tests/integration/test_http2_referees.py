@@ -251,7 +251,7 @@ def test_asgi_shuts_down_under_load_and_comes_back(
 def test_a_server_that_drops_answers_at_its_goaway(pem: Path, pools: Pools, tmp_path: Path) -> None:
     """hypercorn reads them, says GOAWAY with a last stream above, and closes: they are unknown, and none is repeated."""
     with running(asgi("hypercorn", tmp_path, pem, requests_per_connection=200)) as server:
-        sender = Sender(pools(server, request_timeout_s=1.5))
+        sender = Sender(pools(server, request_timeout_s=0.8))
         sender.send_all(0, 600, 2, lambda number: None)
         sender.pool.close(2)
         gevent.sleep(0)
