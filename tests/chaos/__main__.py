@@ -21,7 +21,8 @@ ROUNDS_CASE = "17"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = parse(given)
     began = time.monotonic()
     try:
         cases = matching([name for name in arguments.cases if name != ROUNDS_CASE])
@@ -45,16 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(json.dumps(asdict(row) | {"held": row.held}) + "\n")
     else:
         sys.stdout.write(report.table(rows) + "\n")
-    whole = arguments == parse([]) or arguments.write
-    if whole:
-        command = "make chaos" + (f" ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "")
-        report.write(rows, command, arguments.seed, seconds)
+    if arguments.write or not given:
+        report.write(
+            rows, "make chaos" + (f" ARGS='{' '.join(given)}'" if given else ""), arguments.seed, seconds
+        )
     failed = [row for row in rows if not row.held]
     say(f"{len(rows)} rows, {len(failed)} with problems, {seconds:.0f} s")
     return 1 if failed else 0
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     names = [*dict.fromkeys(one.name.rstrip("abcde") for one in CASES), ROUNDS_CASE]
     parser.add_argument(
