@@ -33,7 +33,7 @@ __all__ = ["Delivery", "Step"]
 log = logging.getLogger("pushq.delivery")
 
 #: How long a message waits while a suspect runs here, for it may be about another one; and when it comes again if in vain.
-SUSPECT_WAIT_S: Final = 10.0
+SUSPECT_WAIT_S: Final = 3.0
 SUSPECT_AGAIN_S: Final = 2.0
 _KEPT_SENDS: Final = 256
 
