@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from pushq import control
 from tests.e2e.world import World, open_world
 
 DEVICES = 1500
@@ -54,18 +55,19 @@ def exported(world: World, send_id: uuid.UUID) -> Counter[str]:
 def test_a_send_is_paused_resumed_cancelled_and_replayed(world: World) -> None:
     """Nobody gets it twice, whatever the operator does; at the end everybody has it."""
     world.import_devices(DEVICES, 0.0)
-    send_id = world.send("--segment", "all", "--guarantee", "at_most_once")
+    # Slow enough that a busy machine gives its orders before the send has ended.
+    send_id = world.send("--segment", "all", "--guarantee", "at_most_once", "--rate", "60")
     world.until(send_id, lambda state: state.state == "sending" and state.total("accepted") > 0)
-    world.run("pause", str(send_id))
+    assert control.pause(send_id, database=world.database).changed
     time.sleep(1.5)  # what was in flight ends
     held = times_accepted(world)
     assert 0 < sum(held.values()) < DEVICES
     time.sleep(1.5)
     assert times_accepted(world) == held
 
-    world.run("resume", str(send_id))
+    assert control.resume(send_id, database=world.database).changed
     world.until(send_id, lambda state: state.total("accepted") > sum(held.values()))
-    world.run("cancel", str(send_id))
+    assert control.cancel(send_id, database=world.database).changed
     state = world.finished(send_id)
     assert state.state == "cancelled"
     assert states(world, send_id).keys() == {"done"}
@@ -76,6 +78,7 @@ def test_a_send_is_paused_resumed_cancelled_and_replayed(world: World) -> None:
 
     told = json.loads(world.run("replay", str(send_id), "--outcome", "cancelled", "--yes", "--json").stdout)
     assert told["recipients"] == DEVICES - len(counted)
+    world.run("rate", str(send_id), "--unlimited")
     state = world.finished(send_id)
     assert (state.state, state.total("accepted")) == ("done", DEVICES)
     assert times_accepted(world) == dict.fromkeys(world.alive("apns") | world.alive("fcm"), 1)
