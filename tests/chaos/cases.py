@@ -262,8 +262,12 @@ def wait_beyond_timeouts(stage: Stage) -> Fault:
 
 
 def poison(stage: Stage) -> Fault:
-    """A batch during which its worker always dies is parked; the others are delivered."""
+    """A batch during which its worker always dies is parked; the others are delivered.
+
+    at_most_once may be done with it sooner: whoever was claimed when the worker died is unknown, and nobody is left to send to.
+    """
     site, fault = stage.site, Fault(0.0)
+    site.mock.set_latency(1500.0)  # a run must take longer than the look for it
     stage.send()
     site.until(
         lambda: all(site.state(cohort) == "sending" for cohort in stage.cohorts), "everything is planned"
@@ -297,8 +301,9 @@ def poison(stage: Stage) -> Fault:
             site.crew.start("apns")
             site.crew.await_ready(["apns"])
         time.sleep(0.02)
-    if set(states.values()) != {"parked"}:
-        fault.problems.append(f"a batch was not parked: {states}")
+    site.mock.set_latency(300.0)
+    if states.get("at_least_once", "parked") != "parked" or not set(states.values()) <= {"parked", "done"}:
+        fault.problems.append(f"the batch was not parked: {states}")
     others = site.scalar(
         "SELECT count(*) FROM send_batches b WHERE send_id = ANY(:ids) AND state = 'parked'",
         ids=[cohort.send_id for cohort in stage.cohorts],
