@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pushq.embedded.postgres import PostgresServer
 from pushq.mock import MockProcess
 from tests.e2e.world import World, open_world
+from tests.services.faults import paused
 
 DEVICES = 500
 GRACE_S = 6
@@ -44,6 +47,41 @@ def test_a_worker_is_gone_within_its_grace_period_and_others_go_on(
         fleet.spawn("apns")
         state = world.finished(send_id)
         check(world, state.platforms["apns"], guarantee, stalled)
+
+
+def test_a_worker_that_hangs_is_ended_by_the_kernel_and_its_batches_are_swept(
+    database: str, postgres: PostgresServer, redis_server: Any, tmp_path: Path
+) -> None:
+    """PostgreSQL is frozen, so that nothing can be settled: the grace period ends all the same."""
+    settings = {
+        "PUSHQ_SHUTDOWN_GRACE": str(GRACE_S),
+        "PUSHQ_BATCH_SIZE": "20",
+        "PUSHQ_RELEASE_WINDOW": "4",
+        "PUSHQ_LEASE_SECONDS": "5",
+    }
+    with open_world(
+        tmp_path,
+        database_url=database,
+        redis_url=redis_server.url(0),
+        broker_url=redis_server.url(1),
+        settings=settings,
+        mock={"latency_ms": 300.0},
+    ) as world:
+        fleet = world.fleet
+        assert fleet is not None
+        world.import_devices(DEVICES, 0.0)
+        send_id = world.send("--segment", "all", "--guarantee", "at_most_once")
+        world.until(send_id, lambda _: requests_at(world.mock) >= 40)
+        with paused(postgres):
+            code = fleet.end("apns")
+        assert code == -signal.SIGALRM, fleet.log_tail("apns")
+        fleet.spawn("apns")
+        state = world.finished(send_id)
+        accepted = world.provider_counts()["apns"]
+        assert set(accepted.values()) == {1}
+        counts = state.platforms["apns"]
+        assert counts["accepted"] + counts["unknown"] == len(world.alive("apns"))
+        assert counts["accepted"] <= len(accepted)
 
 
 def check(world: World, counts: Any, guarantee: str, stalled: int) -> None:
