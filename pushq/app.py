@@ -173,6 +173,22 @@ def beat_schedule(settings: Settings) -> dict[str, Any]:
     }
 
 
+def declare_poison(celery: Celery) -> None:
+    """Make the queue for messages that came back too often, and its exchange: no worker consumes it, so nobody else makes it.
+
+    Without the exchange RabbitMQ cannot let go of such a message, and Celery's delayed delivery, which binds every queue it is told of,
+    calls itself unavailable. On Redis there is nothing to make.
+
+    Raises:
+        OperationalError, OSError: the broker cannot be reached.
+    """
+    queue = celery.amqp.queues.get(POISON)
+    if queue is not None:
+        with celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=PUBLISH_TIMEOUTS["timeout"])
+            queue(connection.default_channel).declare()
+
+
 app = Celery("pushq", set_as_current=False)
 app.add_defaults(lambda: configuration(load()))
 app.conf.imports = ("pushq.tasks",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -12,6 +13,8 @@ import click
 from pushq import logs
 from pushq.cli.parent import end_with
 from pushq.settings import Settings, load
+
+log = logging.getLogger("pushq.worker")
 
 #: Batches that one process works on at the same time.
 DEFAULT_CONCURRENCY = {"core": 16, "apns": 16, "fcm": 16}
@@ -46,9 +49,10 @@ def worker(
     core plans sends, buries dead letters, sweeps and cleans; apns and fcm deliver. A process delivers to one provider only.
     """
     from celery.signals import worker_ready, worker_shutting_down  # noqa: PLC0415
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
 
     from pushq import metrics  # noqa: PLC0415
-    from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, app  # noqa: PLC0415
+    from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, app, declare_poison  # noqa: PLC0415
     from pushq.tasks import runtime  # noqa: PLC0415
     from pushq.tasks.event_groups import EventGroups  # noqa: PLC0415
 
@@ -91,6 +95,11 @@ def worker(
     worker_ready.connect(ready, weak=False)
     worker_shutting_down.connect(shutting_down, weak=False)
     app.steps["consumer"].add(EventGroups)
+    try:
+        declare_poison(app)
+    except (OperationalError, OSError) as exc:
+        # The worker waits for its broker by itself; the next one to start makes the queue.
+        log.warning("poison_queue_not_declared", extra={"error": type(exc).__name__})
     try:
         app.worker_main(arguments)
     finally:
