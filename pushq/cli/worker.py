@@ -55,6 +55,7 @@ def worker(
     from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, app, declare_poison  # noqa: PLC0415
     from pushq.tasks import runtime  # noqa: PLC0415
     from pushq.tasks.event_groups import EventGroups  # noqa: PLC0415
+    from pushq.tasks.replaced_connection import NoticeReplacedConnection  # noqa: PLC0415
 
     end_with(parent_pid)
     settings = load()
@@ -94,7 +95,7 @@ def worker(
 
     worker_ready.connect(ready, weak=False)
     worker_shutting_down.connect(shutting_down, weak=False)
-    app.steps["consumer"].add(EventGroups)
+    app.steps["consumer"].update({EventGroups, NoticeReplacedConnection})
     try:
         declare_poison(app)
     except (OperationalError, OSError) as exc:
