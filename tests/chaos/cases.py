@@ -192,10 +192,10 @@ def kill_broker_and_lose_it(stage: Stage) -> Fault:
 
 
 def _kill_broker(stage: Stage, *, empty: bool) -> Fault:
-    stage.send_and_meet(0.1)
     server = stage.site.servers.brokers[0]
     if isinstance(server, RabbitMqServer):
         time.sleep(RabbitMqServer.QUEUE_SETTLES_S)
+    stage.send_and_meet(0.1)
     crash(server)
     in_flight = stage.in_flight()
     time.sleep(3.0)
