@@ -384,7 +384,15 @@ class TestShutdown:
         )
         gate.grants = [Grant(15), *[Grant(0, 0.2, "rate")] * 50]
         send_id, batch_no = send_to(world, guarantee=guarantee)
-        signal = gevent.spawn_later(0.3, worker.delivery.drain.begin, 4.0)
+
+        def end_when_all_are_out() -> None:
+            for _ in range(200):
+                if len(mock.accepted("apns")) == 15:
+                    break
+                gevent.sleep(0.05)
+            worker.delivery.drain.begin(4.0)
+
+        signal = gevent.spawn(end_when_all_are_out)
         assert worker.run(send_id, batch_no).retry_in is None
         signal.get(timeout=5)
         found = row(world, send_id, batch_no)

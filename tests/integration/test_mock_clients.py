@@ -377,6 +377,7 @@ def test_the_files_are_private_and_fit_together(mock: MockProcess) -> None:
         "service_account_file": ready["fcm"]["service_account_file"],
         "url": ready["fcm"]["url"],
         "ca_file": ready["ca_file"],
+        "rate_per_minute": "unlimited",  # the mock has no quota unless a fault says so
     }
     assert (
         json.loads(Path(shop["fcm"]["service_account_file"]).read_text())["token_uri"] == ready["oauth_url"]
