@@ -65,6 +65,9 @@ REQUESTS: Final = {
     "aioapns": 9_000,
     "httpx": 2_000,
 }
+#: Of a client's requests. nginx closes a connection whose bodies it never reads (its guard against floods: 1,000-byte bodies get
+#: there, 150-byte ones do not), and what was in flight then has no answer.
+LEAST_OK: Final = 0.999
 PUSHQ_OPTIONS: Final = {PUSHQ: (), DISTINCT: ("--body", "distinct"), REQUEST_IDS: ("--request-ids",)}
 
 
@@ -90,7 +93,7 @@ class Bench:
         """One client, once."""
         requests = max(cell.connections, int(REQUESTS[client] * self.scale))
         found = (self._h2load if client == H2LOAD else self._python)(client, cell, requests)
-        if found["ok"] != requests:
+        if found["ok"] < requests * LEAST_OK:
             raise RunFailed(f"{client}: {found['ok']:,} of {requests:,} requests were answered with 200")
         return Run(cell, client, requests, int(found["ok"]), found["wall_seconds"], found["cpu_seconds"])
 

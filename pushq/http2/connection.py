@@ -23,6 +23,11 @@ _log = logging.getLogger("pushq.http2")
 
 #: Reads in a row before the others get a turn: data that is there never makes a read wait.
 _READS_PER_TURN = 16
+#: A peer that answers as fast as we read wakes us for a handful of answers each time, and every wake-up costs as much as a
+#: hundred of them. With many more still due, the next read is worth waiting a moment for: the peer has enough to do meanwhile.
+_SMALL_READ = 8 * 1024
+_MANY_IN_FLIGHT = 200
+_GATHER_S = 0.001
 
 
 #: How long a connection that cannot be written may still be read. The end of the stream is next to come.
@@ -244,7 +249,9 @@ class Connection:
             if core.has_output or core.draining or self._channel.has_output or self._owner.work_waits:
                 self._wake.set()
             turns += 1
-            if turns % _READS_PER_TURN == 0:
+            if len(data) < _SMALL_READ and core.in_flight >= _MANY_IN_FLIGHT:
+                pause(_GATHER_S)
+            elif turns % _READS_PER_TURN == 0:
                 pause(0)
 
     def _hear(self, events: Sequence[Event]) -> None:
