@@ -214,9 +214,10 @@ def settle(
         Fenced: the lease was lost; nothing was written.
     """
     with database.begin() as connection:
-        # Locked, so that nobody stops the send between this look and the write: the batch would wait for a retry for ever.
+        # Nobody may stop the send between this look and the write: the batch would wait for a retry for ever.
+        sends.keep_from_stopping(connection, lease.send_id)
         state = connection.execute(
-            text("SELECT state FROM sends WHERE id = :send FOR SHARE"), {"send": lease.send_id}
+            text("SELECT state FROM sends WHERE id = :send"), {"send": lease.send_id}
         ).scalar_one_or_none()
         if state in sends.FINAL_STATES:
             # The send was stopped while this batch was in flight: what is still open will not be sent.

@@ -328,6 +328,17 @@ def finish_complete(connection: Connection, send_id: uuid.UUID) -> bool:
     return row is not None
 
 
+def keep_from_stopping(connection: Connection, send_id: uuid.UUID) -> None:
+    """Until this transaction ends the send is not stopped. What its state is has to be read after this.
+
+    An advisory lock, for these are granted in the order of asking. A row that is locked FOR SHARE again and again lets whoever
+    wants to change it wait for as long as the shares overlap.
+    """
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock_shared(hashtextextended(:key, 0))"), {"key": f"stop:{send_id}"}
+    )
+
+
 def stop(connection: Connection, send_id: uuid.UUID, *, state: str, error: str | None) -> bool:
     """End a send for good: nothing more is planned or sent; what is in flight settles. False when it had ended before.
 
@@ -345,6 +356,10 @@ def stop(connection: Connection, send_id: uuid.UUID, *, state: str, error: str |
     ).first()
     if row is None:
         return False
+    # Not before the row: everybody who stops a send has its row first, so two of them cannot wait for each other.
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"stop:{send_id}"}
+    )
     connection.execute(
         text("UPDATE send_shards SET done = true WHERE send_id = :id AND NOT done"), {"id": send_id}
     )

@@ -462,6 +462,55 @@ class TestStopping:
         assert world.totals(one[0]) == {"devices": BATCH, "cancelled": BATCH}
         assert world.progress(one[0]).finished
 
+    def test_a_settlement_holds_up_no_pause_and_no_rate(
+        self, world: World, one: tuple[uuid.UUID, int]
+    ) -> None:
+        lease = world.acquire(*one)
+        with world.database.begin() as connection:
+            # Hold the settlement where it is about to write.
+            connection.execute(
+                text("SELECT FROM send_batches WHERE send_id = :id FOR UPDATE"), {"id": one[0]}
+            )
+            settling = threading.Thread(target=settle, args=(world, lease))
+            settling.start()
+            await_lock_waiters(world, 1)
+            with world.database.begin() as other:
+                other.execute(text("SET LOCAL lock_timeout = '2s'"))
+                assert sends.set_rate(other, one[0], 100)
+                assert sends.pause(other, one[0])
+        settling.join(DEADLINE_S)
+        assert world.states(one[0]) == {"done": 1}
+        assert world.progress(one[0]).state == "paused"
+
+    def test_a_stop_waits_for_those_who_settle_and_not_for_those_who_come_after_it(
+        self, world: World
+    ) -> None:
+        world.add_devices("apns", 2 * BATCH)
+        send_id = world.send(audience=explicit(2 * BATCH))
+        first, second = (world.acquire(send_id, no) for no in world.queued(send_id))
+
+        def stop() -> None:
+            with world.database.begin() as other:
+                sends.stop(other, send_id, state="cancelled", error=None)
+
+        threads = [
+            threading.Thread(target=settle, args=(world, first, Outcome.PENDING), kwargs={"retry_in": 5}),
+            threading.Thread(target=stop),
+            threading.Thread(target=settle, args=(world, second, Outcome.PENDING), kwargs={"retry_in": 5}),
+        ]
+        with world.database.begin() as connection:
+            connection.execute(
+                text("SELECT FROM send_batches WHERE send_id = :id AND batch_no = :no FOR UPDATE"),
+                {"id": send_id, "no": first.batch_no},
+            )
+            for waiting, thread in enumerate(threads, start=1):
+                thread.start()
+                await_lock_waiters(world, waiting)
+        for thread in threads:
+            thread.join(DEADLINE_S)
+        assert world.states(send_id) == {"done": 2}
+        assert world.totals(send_id) == {"devices": 2 * BATCH, "cancelled": 2 * BATCH}
+
     @pytest.mark.parametrize("swept", [False, True])
     def test_a_worker_that_dies_with_a_stopped_send_leaves_its_recipients_unknown(
         self, world: World, one: tuple[uuid.UUID, int], swept: bool
