@@ -20,6 +20,11 @@ mass_invalidation_held: Final = Gauge(
     "1 while so many tokens are refused in a way that a wrong set-up causes that none is invalidated.",
     _TARGET,
 )
+mass_invalidation_holds: Final = Counter(
+    "pushq_mass_invalidation_holds",
+    "Batches whose refused tokens condemned the set-up.",
+    _TARGET,
+)
 breaker_state: Final = Gauge(
     "pushq_breaker_state",
     "Circuit breaker as this process last saw it: 0 closed, 1 half open, 2 open.",

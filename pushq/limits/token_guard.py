@@ -32,6 +32,8 @@ class TokenGuard:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = EvidenceStore(apps, client, clock=clock)
+        #: Of whom the alert is known to be off; whoever is not among them is looked up before it is cleared.
+        self._calm: set[tuple[str, str]] = set()
 
     def judge(self, app: str, platform: str, counts: Counts, *, broadcast: bool, trusted: bool) -> Ruling:
         """Take note of a batch's answers, and rule on its guarded rejections (see :func:`pushq.limits.guard.rule`).
@@ -50,16 +52,27 @@ class TokenGuard:
             evidence is not None and overwhelming(evidence.counts) and counts.accepted == 0
         )
         if condemned:
+            self._calm.discard((app, platform))
             metrics.mass_invalidation_held.labels(app, platform).set(1)
+            metrics.mass_invalidation_holds.labels(app, platform).inc()
             log.error(
                 "mass_invalidation_held",
                 extra={"app": app, "platform": platform, "tokens": counts.guarded, "ruling": str(ruling)},
             )
-        elif counts.accepted:
+        elif counts.accepted and (app, platform) not in self._calm and not self._condemned(app, platform):
+            # One batch that works is not enough: the next scrape would find nothing of what the others met.
+            self._calm.add((app, platform))
             metrics.mass_invalidation_held.labels(app, platform).set(0)
         if ruling in (Ruling.KEEP, Ruling.AGAIN):
             metrics.guarded_unproven.labels(app, platform).inc(counts.guarded)
         return ruling
+
+    def _condemned(self, app: str, platform: str) -> bool:
+        """Whether the fleet's answers condemn the set-up; so they may as long as Redis does not say."""
+        try:
+            return overwhelming(self._store.read(app, platform).counts)
+        except redis.RedisError:
+            return True
 
     def _evidence(self, app: str, platform: str, counts: Counts) -> Evidence | None:
         try:
