@@ -43,6 +43,8 @@ _MOST_ONCE: Final = _codes(
 _TRIED: Final = bytes(
     int(code in (Code.IN_FLIGHT, Code.OK, Code.ANSWERED, Code.UNKNOWN)) for code in range(256)
 )
+#: Surely not processed, or not yet handed over.
+_UNPROCESSED: Final = frozenset({Code.QUEUED, Code.NOT_SENT, Code.REFUSED})
 #: Never written because no connection could be made: the provider is as good as down.
 _NO_CONNECTION: Final = frozenset(
     {
@@ -255,20 +257,25 @@ class Attempt:
                 tries[position] = before[position]
         return bytes(tries)
 
-    def abandon(self, reason: str) -> None:
-        """Wait no longer for what is in flight: it may have been processed."""
+    def abandon(self, reason: str, judge: Judge) -> list[tuple[int, bytes]]:
+        """Wait no longer for what is in flight: it may have been processed. Returns spans as :meth:`collect` does."""
+        spans: list[tuple[int, bytes]] = []
         for part in self._parts:
             if part.finished:
                 continue
+            # What came in since the last look counts. No wait() here: it lets others run, and they change the codes.
             part.finished = True
-            for position, code in zip(part.positions, bytes(part.burst.codes), strict=True):
-                if code != Code.IN_FLIGHT:
-                    continue
-                if self.at_most_once:
+            first, last = part.positions[0], part.positions[-1] + 1
+            list(self._take(part, judge))
+            for position, code in zip(part.positions, part.seen, strict=True):
+                if not self.at_most_once:
+                    if code == Code.IN_FLIGHT:
+                        self.failures[position] = Failure(f"no_answer_{reason}", None, counts=False)
+                elif self.outcomes[position] == Outcome.CLAIMED and code not in _UNPROCESSED:
                     self.outcomes[position] = Outcome.UNKNOWN
                     self.dead.append(DeadLetter(position, Outcome.UNKNOWN, None, f"no_answer_{reason}", None))
-                else:
-                    self.failures[position] = Failure(f"no_answer_{reason}", None, counts=False)
+            spans.append((first, bytes(self.outcomes[first:last])))
+        return spans
 
     def end_pending(self, positions: Sequence[int], ending: Outcome, reason: str | None = None) -> None:
         """Give recipients that will not be tried again their final outcome, and a dead letter each.

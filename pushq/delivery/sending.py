@@ -230,12 +230,15 @@ class Sending:
             if not self._may_send():
                 self._attempt.cancel(self.why or ("fenced" if self._lease.lost else "halted"))
             if self._d.drain.waiting_ends:
-                self._attempt.abandon("shutdown")
+                self._record(self._attempt.abandon("shutdown", self._judge))
 
     def _collect(self) -> None:
-        attempt = self._attempt
         self._uncollected_s = 0.0
-        spans = attempt.collect(self._judge)
+        self._record(self._attempt.collect(self._judge))
+
+    def _record(self, spans: list[tuple[int, bytes]]) -> None:
+        """Journal what was taken in and report it to the gate."""
+        attempt = self._attempt
         if spans and self.journaled:
             try:
                 self._d.journal.write(self._lease, spans)
