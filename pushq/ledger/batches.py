@@ -91,6 +91,7 @@ def acquire(
                 UPDATE send_batches b
                 SET state = 'running', lease_token = :token, due_at = now() + make_interval(secs => :lease),
                     runs = b.runs + 1, retry_at = NULL,
+                    publishes = 0,  -- its message arrived: should the next one be lost, that is noticed as soon as the first
                     crashes = b.crashes + CASE WHEN before.lease_token IS NULL THEN 0 ELSE 1 END
                 FROM (
                     SELECT o.lease_token, s.rate, s.version,

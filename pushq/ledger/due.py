@@ -16,7 +16,7 @@ def make_due(database: Database, send_id: uuid.UUID, batch_no: int) -> None:
     with database.begin() as connection:
         connection.execute(
             text(
-                "UPDATE send_batches SET due_at = greatest(now(), retry_at)"
+                "UPDATE send_batches SET due_at = greatest(now(), retry_at), publishes = 0"
                 " WHERE send_id = :send AND batch_no = :no AND state IN ('queued', 'retry') AND due_at > now()"
             ),
             {"send": send_id, "no": batch_no},

@@ -12,7 +12,8 @@ import uuid
 
 from sqlalchemy import Connection, text
 
-#: When nobody has taken up a published batch for this long, the sweeper publishes it again (doubling each time, to 32 times).
+#: When nobody has taken up a published batch for this long, the sweeper publishes it again (doubling each time, to 32 times;
+#: who takes it up sets that back).
 REPUBLISH_AFTER_S = 30
 #: Batches published, running or waiting for a retry, in windows.
 OPEN_WINDOWS = 4

@@ -406,7 +406,8 @@ def resume(connection: Connection, send_id: uuid.UUID, *, trust_rejections: bool
     connection.execute(
         text(
             # A wait that a provider asked for is not over because of a pause.
-            "UPDATE send_batches SET due_at = greatest(now(), retry_at) WHERE send_id = :id AND state IN ('queued', 'retry')"
+            "UPDATE send_batches SET due_at = greatest(now(), retry_at), publishes = 0"
+            " WHERE send_id = :id AND state IN ('queued', 'retry')"
         ),
         {"id": send_id},
     )
