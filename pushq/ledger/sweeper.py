@@ -7,12 +7,14 @@ vanished is only late. Every statement is bounded; a second sweeper at the same 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy import Connection, text
 
 from pushq import metrics
 from pushq.database import Database
+from pushq.errors import ServiceUnavailable
 from pushq.ledger import due, sends
 from pushq.ledger.orders import DeliverBatch, Order, PlanShard, ProcessDeadLetters
 from pushq.ledger.planner import finish_planning
@@ -29,34 +31,58 @@ SHARD_STALE_S: Final = 30
 DEAD_LETTER_AGAIN_S: Final = 120
 
 
-def sweep(database: Database, settings: Settings) -> list[Order]:
-    """One round. Returns what to publish now."""
-    with database.begin() as connection:
-        scheduled = _scheduled(connection, settings)
-    with database.begin() as connection:
-        shards = _stale_shards(connection)
-    with database.begin() as connection:
-        waiting = due.requeue(connection, LIMIT)
-    with database.begin() as connection:
-        abandoned = due.end_abandoned(connection, LIMIT)
-    with database.begin() as connection:
-        released = _windows(connection, settings)
-    with database.begin() as connection:
-        letters = _dead_letters(connection)
+def sweep(
+    database: Database, settings: Settings, publish: Callable[[list[Order]], object] = lambda _: None
+) -> list[Order]:
+    """One round. A step that fails keeps no other from its turn; its error is raised at the end.
+
+    Args:
+        publish: is given what each step wants published, as soon as that is in the ledger. There it counts as published: if it came
+            only at the end, an error on the way would hold it up until it is due the next time.
+
+    Returns:
+        all of that.
+
+    Raises:
+        ServiceUnavailable: PostgreSQL is gone; what had been found was given to ``publish``.
+    """
+    orders: list[Order] = []
+    failure: Exception | None = None
+    tally: dict[str, int] = {}
+
+    def requeue(connection: Connection) -> list[Order]:
+        return [DeliverBatch(*found) for found in due.requeue(connection, LIMIT)]
+
+    def end_abandoned(connection: Connection) -> list[Order]:
+        tally["batches_abandoned"] = due.end_abandoned(connection, LIMIT)
+        return []
+
+    steps: tuple[tuple[str, Callable[[Connection], list[Order]]], ...] = (
+        ("shards_started", lambda connection: _scheduled(connection, settings)),
+        ("shards_issued_again", _stale_shards),
+        ("batches_issued_again", requeue),
+        ("batches_abandoned", end_abandoned),
+        ("batches_released", lambda connection: _windows(connection, settings)),
+        ("dead_letters_issued_again", _dead_letters),
+    )
+    for action, step in steps:
+        try:
+            with database.begin() as connection:
+                found = step(connection)
+            metrics.sweeper.labels(action).inc(tally.setdefault(action, len(found)))
+            orders += found
+            publish(found)
+        except ServiceUnavailable:
+            raise
+        except Exception as error:
+            log.exception("sweep_step_failed", extra={"step": action})
+            failure = failure or error
     _finish(database)
-    again = [DeliverBatch(send, no, platform, transactional) for send, no, platform, transactional in waiting]
-    orders: list[Order] = [*scheduled, *shards, *again, *released, *letters]
-    for action, rows in (
-        ("shards_started", len(scheduled)),
-        ("shards_issued_again", len(shards)),
-        ("batches_issued_again", len(again)),
-        ("batches_released", len(released)),
-        ("batches_abandoned", abandoned),
-        ("dead_letters_issued_again", len(letters)),
-    ):
-        metrics.sweeper.labels(action).inc(rows)
+    again, abandoned = tally.get("batches_issued_again", 0), tally.get("batches_abandoned", 0)
     if orders or abandoned:
-        log.info("swept", extra={"orders": len(orders), "batches": len(again), "abandoned": abandoned})
+        log.info("swept", extra={"orders": len(orders), "batches": again, "abandoned": abandoned})
+    if failure is not None:
+        raise failure
     return orders
 
 

@@ -152,7 +152,7 @@ class Runtime:
 
     def sweep(self) -> None:
         restore_unacknowledged()
-        publish(sweeper.sweep(self.database, self.settings))
+        sweeper.sweep(self.database, self.settings, publish)
 
     def cleanup(self) -> None:
         started = time.monotonic()

@@ -14,9 +14,10 @@ import pytest
 from sqlalchemy import text
 
 from pushq.embedded.postgres import PostgresServer
+from pushq.errors import ServiceUnavailable
 from pushq.ledger import batches, release, sends, sweeper
 from pushq.ledger.batches import DeadLetter, Fenced, Lease
-from pushq.ledger.orders import DeliverBatch, ProcessDeadLetters
+from pushq.ledger.orders import DeliverBatch, Order, ProcessDeadLetters
 from pushq.ledger.outcomes import Outcome
 from pushq.ledger.progress import reasons, recent, waiting_dead_letters
 from tests.integration.ledger_world import World, bare_app, open_world, shared_database
@@ -220,6 +221,19 @@ class TestLease:
         world.change("UPDATE sends SET state = :state", state=state)
         assert try_to_acquire(world, *one) is None
         assert row(world, *one).state == "queued"
+
+    def test_a_message_that_is_lost_after_others_came_is_missed_as_soon_as_the_first(
+        self, world: World, one: tuple[uuid.UUID, int]
+    ) -> None:
+        for _ in range(5):
+            batches.hand_back(world.database, world.acquire(*one), delay=0)
+            world.let_time_pass(one[0], 1)
+            assert sweeper.sweep(world.database, world.settings)
+        for wait in (30, 60):
+            world.let_time_pass(one[0], wait - 2)
+            assert sweeper.sweep(world.database, world.settings) == []
+            world.let_time_pass(one[0], 3)
+            assert sweeper.sweep(world.database, world.settings) == [DeliverBatch(*one, "apns")]
 
     def test_an_unknown_batch_and_an_unknown_send_are_nothing_to_do(
         self, world: World, one: tuple[uuid.UUID, int]
@@ -663,6 +677,38 @@ class TestWindow:
         assert len(orders) == lost
         assert self.in_flight(world, send_id) == WINDOW
         assert sweeper.sweep(world.database, world.settings) == []
+
+    def test_a_step_of_the_sweep_that_fails_keeps_nothing_from_being_published(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What a step found counts as published once it is committed; the steps after the failing one have their turn."""
+        world.add_devices("apns", 10 * BATCH)
+        send_id = world.send(audience=explicit(10 * BATCH))
+        queued = world.queued(send_id)
+        world.let_time_pass(send_id)
+        world.change("UPDATE send_batches SET state = 'planned' WHERE batch_no = :no", no=queued[2])
+
+        def fail(*_: object) -> int:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("pushq.ledger.due.end_abandoned", fail)
+        published: list[Order] = []
+        with pytest.raises(ZeroDivisionError):
+            sweeper.sweep(world.database, world.settings, published.extend)
+        assert sorted(order.batch_no for order in published if isinstance(order, DeliverBatch)) == queued
+
+    def test_what_was_found_before_postgresql_went_away_is_published(
+        self, world: World, one: tuple[uuid.UUID, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def gone(*_: object) -> int:
+            raise ServiceUnavailable("PostgreSQL", "PUSHQ_DATABASE_URL", "gone")
+
+        monkeypatch.setattr("pushq.ledger.due.end_abandoned", gone)
+        world.let_time_pass(one[0])
+        published: list[Order] = []
+        with pytest.raises(ServiceUnavailable):
+            sweeper.sweep(world.database, world.settings, published.extend)
+        assert published == [DeliverBatch(*one, "apns")]
 
     def test_workers_planners_sweepers_and_an_operator_at_once(self, world: World) -> None:
         """Nobody waits for anybody in a circle, the window holds at every moment, and every recipient ends once."""
