@@ -244,17 +244,24 @@ def export(
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file that replaces ``path`` when the block has ended well, and leaves nothing behind when it has not.
 
+    Of a symbolic link it is the target that is replaced. What is no regular file (a device, a pipe) is written as it comes.
+
     Raises:
         ExportFailed: it cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as stream:
+                yield stream
+            return
+        whole = path.resolve()
+        unfinished = whole.with_name(f".{whole.name}.{secrets.token_hex(4)}.part")
         try:
             with unfinished.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            unfinished.replace(path)
+            unfinished.replace(whole)
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as exc:
