@@ -51,18 +51,11 @@ def requeue(connection: Connection, limit: int) -> list[tuple[uuid.UUID, int, st
 
 def end_abandoned(connection: Connection, limit: int) -> int:
     """End batches that a stopped send left with somebody who never settled them. Returns how many."""
-    return connection.execute(
-        text(
-            f"""
-            UPDATE send_batches b SET {sends.END_BATCH}
-            FROM (
-                SELECT o.send_id, o.batch_no FROM send_batches o JOIN sends s ON s.id = o.send_id
-                WHERE o.state IN ('queued', 'running', 'retry') AND o.due_at < now()
-                  AND s.state IN ('done', 'failed', 'cancelled')
-                ORDER BY o.due_at LIMIT :limit FOR UPDATE OF o SKIP LOCKED
-            ) due
-            WHERE b.send_id = due.send_id AND b.batch_no = due.batch_no
-            """  # noqa: S608
-        ),
-        {"limit": limit},
-    ).rowcount
+    return sends.end_batches(
+        connection,
+        """
+        o.state IN ('queued', 'running', 'retry') AND o.due_at < now() AND s.state IN ('done', 'failed', 'cancelled')
+        ORDER BY o.due_at LIMIT :limit FOR UPDATE OF o SKIP LOCKED
+        """,
+        limit=limit,
+    )

@@ -13,6 +13,7 @@ import orjson
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from pushq import metrics
 from pushq.audience.request import parse_audience
 from pushq.audience.sql import select_devices
 from pushq.database import Database
@@ -36,8 +37,8 @@ FINAL_STATES = ("done", "failed", "cancelled")
 _OPEN = f"b.recipients - {' - '.join(f'b.{column}' for column in COLUMNS.values())}"
 # Every outcome is below 16: the first digit of each pair is 0, so what is looked for is never found across two pairs.
 _ENDING = f"CASE WHEN b.lease_token IS NULL THEN '{Outcome.CANCELLED:02x}' ELSE '{Outcome.UNKNOWN:02x}' END"
-#: Assignments that end a batch ``b`` of a stopped send. Who had it when it was cut off may have reached anybody in it.
-END_BATCH = f"""
+# Assignments that end a batch ``b`` of a stopped send. Who had it when it was cut off may have reached anybody in it.
+_END_BATCH = f"""
     state = 'done', settled_at = now(), due_at = NULL, lease_token = NULL,
     outcomes = decode(coalesce(
         replace(replace(encode(b.outcomes, 'hex'), '{Outcome.PENDING:02x}', {_ENDING}), '{Outcome.CLAIMED:02x}', {_ENDING}),
@@ -45,6 +46,10 @@ END_BATCH = f"""
     cancelled = b.cancelled + CASE WHEN b.lease_token IS NULL THEN {_OPEN} ELSE 0 END,
     unknown = b.unknown + CASE WHEN b.lease_token IS NULL THEN 0 ELSE {_OPEN} END
 """
+
+
+#: Why nobody knows of a recipient whose worker had vanished, when the send was stopped before another could look.
+SEND_STOPPED = "no_answer_send_stopped"
 
 
 class UnknownSend(PushqError):
@@ -363,14 +368,57 @@ def stop(connection: Connection, send_id: uuid.UUID, *, state: str, error: str |
     connection.execute(
         text("UPDATE send_shards SET done = true WHERE send_id = :id AND NOT done"), {"id": send_id}
     )
-    connection.execute(
-        text(
-            f"UPDATE send_batches b SET {END_BATCH}"  # noqa: S608
-            " WHERE send_id = :id AND state IN ('planned', 'queued', 'retry')"
-        ),
-        {"id": send_id},
+    end_batches(
+        connection,
+        "o.send_id = :id AND o.state IN ('planned', 'queued', 'retry') FOR UPDATE OF o",
+        id=send_id,
     )
     return True
+
+
+def end_batches(connection: Connection, which: str, **params: object) -> int:
+    """End batches of stopped sends that nobody holds, with a dead letter for everyone of whom nobody knows. Returns how many.
+
+    Args:
+        which: the condition on a batch ``o`` and its send ``s``, and how they are locked.
+    """
+    # One statement: the letters are of exactly those that end here as unknown, whatever the sweeper does meanwhile.
+    ended = connection.execute(
+        text(
+            f"""
+            WITH chosen AS MATERIALIZED (
+                SELECT o.send_id, o.batch_no, o.platform, o.lease_token, o.user_ids, o.device_ids, o.outcomes, o.attempts, s.app
+                FROM send_batches o JOIN sends s ON s.id = o.send_id WHERE {which}
+            ), letters AS (
+                INSERT INTO dead_letters (send_id, batch_no, position, user_id, device_id, app, platform, outcome, reason, attempt)
+                SELECT c.send_id, c.batch_no, r.number - 1, r.user_id, r.device_id, c.app, c.platform, :unknown, :reason,
+                       coalesce(get_byte(c.attempts, r.number::integer - 1), 0)
+                FROM chosen c,
+                     unnest(c.user_ids, c.device_ids) WITH ORDINALITY AS r (user_id, device_id, number)
+                WHERE c.lease_token IS NOT NULL
+                  AND coalesce(get_byte(c.outcomes, r.number::integer - 1), :pending) IN (:pending, :claimed)
+                RETURNING app, platform
+            ), ended AS (
+                UPDATE send_batches b SET {_END_BATCH} FROM chosen c
+                WHERE b.send_id = c.send_id AND b.batch_no = c.batch_no
+                RETURNING b.batch_no
+            )
+            SELECT NULL AS app, NULL AS platform, count(*) AS n FROM ended
+            UNION ALL SELECT app, platform, count(*) FROM letters GROUP BY 1, 2
+            """  # noqa: S608
+        ),
+        {
+            "unknown": COLUMNS[Outcome.UNKNOWN],
+            "reason": SEND_STOPPED,
+            "pending": int(Outcome.PENDING),
+            "claimed": int(Outcome.CLAIMED),
+            **params,
+        },
+    ).all()
+    for row in ended:
+        if row.app is not None:
+            metrics.unknown.labels(row.app, row.platform, SEND_STOPPED).inc(row.n)
+    return sum(int(row.n) for row in ended if row.app is None)
 
 
 def pause(connection: Connection, send_id: uuid.UUID, error: str | None = None) -> bool:

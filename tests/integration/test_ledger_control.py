@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import os
 import tracemalloc
 import uuid
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 import orjson
 import pytest
 
+from pushq import metrics
 from pushq.embedded.postgres import PostgresServer
 from pushq.errors import InvalidRequest
 from pushq.ledger import sends, sweeper
@@ -161,6 +163,54 @@ class TestStop:
         assert sweeper.sweep(world.database, world.settings)
         assert stop(world, send_id)
         assert bytes_agree(world, send_id) == {"unknown": BATCH}
+
+    @pytest.mark.parametrize("swept", [True, False])
+    def test_who_is_unknown_has_a_reason(self, world: World, swept: bool) -> None:
+        """Also in a batch that the sweeper ends, because its lease was over only after the stop."""
+        send_id = planned(world, 3)
+        fresh, partly, _ = numbers(world, send_id)
+        mixed = [Outcome.ACCEPTED, Outcome.PENDING, Outcome.CANCELLED, Outcome.CLAIMED] + [
+            Outcome.EXPIRED
+        ] * 6
+        world.change(
+            "UPDATE send_batches SET outcomes = :o, attempts = :a, accepted = 1, cancelled = 1, expired = 6 WHERE batch_no = :no",
+            o=bytes(mixed),
+            a=bytes([1, 2, 0, 3] + [0] * 6),
+            no=partly,
+        )
+        for number in (fresh, partly):
+            world.acquire(send_id, number)
+        if swept:
+            world.let_leases_end(send_id)
+            sweeper.sweep(world.database, world.settings)
+        counter = metrics.unknown.labels("shop", "apns", sends.SEND_STOPPED)
+        before = counter._value.get()
+        assert stop(world, send_id)
+        world.let_leases_end(send_id)
+        sweeper.sweep(world.database, world.settings)
+        assert bytes_agree(world, send_id) == {
+            "unknown": BATCH + 2,
+            "cancelled": BATCH + 1,
+            "accepted": 1,
+            "expired": 6,
+        }
+        letters = world.rows("SELECT * FROM dead_letters ORDER BY batch_no, position")
+        assert [(row.batch_no, row.position, row.attempt) for row in letters] == [
+            *((fresh, position, 0) for position in range(BATCH)),
+            (partly, 1, 2),
+            (partly, 3, 3),
+        ]
+        assert {(row.app, row.platform, row.outcome, row.reason) for row in letters} == {
+            ("shop", "apns", "unknown", "no_answer_send_stopped")
+        }
+        batch = world.rows("SELECT * FROM send_batches WHERE batch_no = :no", no=partly)[0]
+        assert (letters[-1].user_id, letters[-1].device_id) == (batch.user_ids[3], batch.device_ids[3])
+        assert counter._value.get() - before == BATCH + 2
+        # Nobody's letter is left when they are sent again.
+        assert (
+            replay(world.database, send_id, choose(["unknown"], may_duplicate=True)).recipients == BATCH + 2
+        )
+        assert world.value("SELECT count(*) FROM dead_letters") == 0
 
     def test_a_parked_batch_stays_what_it_is(self, world: World) -> None:
         send_id = planned(world, 2)
@@ -512,4 +562,29 @@ class TestFormat:
             pytest.raises(ExportFailed, match="No such file or directory"),
             atomic_file(tmp_path / "no" / "x.csv"),
         ):
+            pass
+
+    def test_a_link_stays_and_its_target_is_replaced(self, tmp_path: Path) -> None:
+        target, link = tmp_path / "target.csv", tmp_path / "link.csv"
+        link.symlink_to(target)
+        for content in (b"first", b"second"):
+            with atomic_file(link) as file:
+                file.write(content)
+            assert link.is_symlink()
+            assert target.read_bytes() == content
+        assert sorted(tmp_path.iterdir()) == [link, target]
+
+    def test_what_is_no_file_stays_what_it_is(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            with atomic_file(pipe) as file:
+                file.write(b"rows")
+            assert os.read(reader, 100) == b"rows"
+        finally:
+            os.close(reader)
+        assert pipe.is_fifo()
+        assert list(tmp_path.iterdir()) == [pipe]
+        with pytest.raises(ExportFailed, match="Is a directory"), atomic_file(tmp_path):
             pass
