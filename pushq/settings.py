@@ -215,6 +215,11 @@ class ApnsSettings(LimitSettings):
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 8
     idle_close_seconds: Annotated[float, Field(ge=1, le=86400)] = 600.0
 
+    @property
+    def limit_name(self) -> str:
+        """What the provider counts by: apps that have it in common share one limit."""
+        return f"apns:{self.team_id}:{self.topic}"
+
 
 class FcmSettings(LimitSettings):
     """One app's access to FCM by service account. 600,000 a minute is a project's quota unless Google raised it."""
@@ -227,6 +232,11 @@ class FcmSettings(LimitSettings):
     min_connections: Annotated[int, Field(ge=1, le=1000)] = 2
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 32
     idle_close_seconds: Annotated[float, Field(ge=1, le=86400)] = 600.0
+
+    @property
+    def limit_name(self) -> str:
+        """What the provider counts by: apps that have it in common share one limit."""
+        return f"fcm:{self.project_id}"
 
 
 class AppSettings(_Frozen):
@@ -391,7 +401,7 @@ def load_apps(path: Path) -> Mapping[str, AppSettings]:
     """Parse the TOML file at ``path``; relative file names in it are relative to its folder.
 
     Raises:
-        SettingsError: the file is no TOML, or a table in it is wrong.
+        SettingsError: the file is no TOML, a table in it is wrong, or two that share a limit contradict each other.
     """
     try:
         with path.open("rb") as file:
@@ -405,10 +415,34 @@ def load_apps(path: Path) -> Mapping[str, AppSettings]:
             f"PUSHQ_CONFIG: found {str(path)!r}, which cannot be read ({exc.strerror})"
         ) from None
     try:
-        return _ConfigFile.model_validate(_absolute(document, path.resolve().parent)).apps
+        apps = _ConfigFile.model_validate(_absolute(document, path.resolve().parent)).apps
     except ValidationError as exc:
         lines = [_line(e, ".".join(str(part) for part in e["loc"]), document) for e in exc.errors()]
         raise SettingsError("\n".join(f"{path}: {line}" for line in lines)) from None
+    if lines := _contradictions(apps):
+        raise SettingsError("\n".join(f"{path}: {line}" for line in lines))
+    return apps
+
+
+def _contradictions(apps: Mapping[str, AppSettings]) -> list[str]:
+    """Where tables that share a limit say different things about it: each worker would change it for the others."""
+    first: dict[str, tuple[str, LimitSettings]] = {}
+    lines = []
+    for app, providers in apps.items():
+        for platform, settings in (("apns", providers.apns), ("fcm", providers.fcm)):
+            if settings is None:
+                continue
+            table = f"apps.{app}.{platform}"
+            other, theirs = first.setdefault(settings.limit_name, (table, settings))
+            what = "APNs team and topic" if platform == "apns" else "FCM project"
+            for field in LimitSettings.model_fields:
+                found, expected = getattr(settings, field), getattr(theirs, field)
+                if found != expected:
+                    lines.append(
+                        f"{table}.{field}: found {found!r}; expected {expected!r} as in {other}, "
+                        f"which has the same {what} and so shares the limit"
+                    )
+    return lines
 
 
 def _absolute(node: Any, folder: Path) -> Any:

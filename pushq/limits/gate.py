@@ -66,7 +66,6 @@ class _Target:
     limit: Limit | None
     ramp: Ramp
     purses: dict[tuple[bool, uuid.UUID | None], _Purse] = field(default_factory=dict)
-    local: Bucket | None = None
     held_until: float = 0.0
     answered: int = 0
     failed: int = 0
@@ -100,6 +99,8 @@ class FleetGate:
         self._clock, self._random = clock, random
         self._lock = threading.Lock()
         self._redis_again_at: float | None = None
+        #: Without Redis, by the name of the limit: apps that share it share what this process may send.
+        self._local_buckets: dict[str, Bucket] = {}
         self._targets = {(t.app, t.platform): t for name, app in apps.items() for t in _targets(name, app)}
 
     def ask(
@@ -185,13 +186,14 @@ class FleetGate:
         if target.limit is None:
             return Grant(want)
         with self._lock:
-            if target.local is None:
+            bucket = self._local_buckets.get(target.name)
+            if bucket is None:
                 of = target.settings.rate_per_minute
                 assert of != "unlimited"
-                target.local = Bucket(
+                bucket = self._local_buckets[target.name] = Bucket(
                     limit(max(of * share, WINDOW_S), target.settings.transactional_share), now
                 )
-            permits, wait = target.local.take(now, want, transactional=transactional)
+            permits, wait = bucket.take(now, want, transactional=transactional)
         return Grant(permits) if permits else Grant(0, max(wait, 0.001), "rate")
 
     def report(self, app: str, platform: str, *, answered: int, failed: int) -> None:
@@ -338,9 +340,9 @@ def _targets(name: str, app: AppSettings) -> list[_Target]:
     found = []
     # A provider counts by what it knows: FCM by project, whichever of our apps sends.
     if app.apns is not None:
-        found.append(_target(name, "apns", f"apns:{app.apns.team_id}:{app.apns.topic}", app.apns))
+        found.append(_target(name, "apns", app.apns.limit_name, app.apns))
     if app.fcm is not None:
-        found.append(_target(name, "fcm", f"fcm:{app.fcm.project_id}", app.fcm))
+        found.append(_target(name, "fcm", app.fcm.limit_name, app.fcm))
     return found
 
 

@@ -20,6 +20,8 @@ from pushq.settings import ApnsSettings, AppSettings, FcmSettings, ServiceUrl
 from tests.services.faults import crash, pause, resume
 
 APP = "shop"
+#: Another app in the same FCM project.
+TWIN = "club"
 SEND = uuid.uuid4()
 OpenGates = Callable[..., FleetGate]
 
@@ -46,7 +48,7 @@ def open_gate(redis_server: RedisServer, tmp_path: Path) -> Iterator[OpenGates]:
                     **({"rate_per_minute": 60_000, "ramp_up_s": 0} | limits),  # type: ignore[arg-type]
                 ),
             )
-            return FleetGate({APP: app}, client, clock=clock, random=lambda: 0.0)
+            return FleetGate({APP: app, TWIN: app}, client, clock=clock, random=lambda: 0.0)
 
         yield make
 
@@ -221,6 +223,21 @@ class TestWithoutRedis:
         messages = [record.message for record in caplog.records]
         assert messages.count("rate_limit_local") == 1
         assert messages.count("rate_limit_shared_again") == 1
+
+    def test_apps_that_share_a_limit_share_the_share(
+        self, open_gate: OpenGates, redis_server: RedisServer
+    ) -> None:
+        now = [1000.0]
+        gate = open_gate(clock=lambda: now[0])
+        crash(redis_server)
+
+        def both() -> list[int]:
+            lanes = {"transactional": True, "send_id": SEND, "rate": None, "want": 500}
+            return [gate.ask(app, "fcm", **lanes).permits for app in (APP, TWIN)]  # type: ignore[arg-type]
+
+        assert both() == [0, 0]
+        now[0] += 10.0  # the bucket is full: half a second of an eighth of the limit
+        assert both() == [62, 0]
 
     def test_a_redis_that_hangs_costs_its_timeout_once(
         self, open_gate: OpenGates, redis_server: RedisServer

@@ -54,3 +54,38 @@ def test_a_wrong_one_is_named_with_what_is_expected(
 ) -> None:
     with pytest.raises(SettingsError, match=rf"apps\.shop\.fcm\.{field}: {found} expected "):
         load_apps(configuration(tmp_path, line))
+
+
+def two_apps(folder: Path, first: str, second: str, *, project: str = "pushq-demo") -> Path:
+    path = configuration(folder, first)
+    with path.open("a") as file:
+        file.write(
+            f'[apps.club.fcm]\nproject_id = "{project}"\nservice_account_file = "secret"\n{second}\n'
+            '[apps.club.apns]\nteam_id = "AAAAAAAAAA"\nkey_id = "BBBBBBBBBB"\nkey_file = "secret"\n'
+            'topic = "com.example.shop"\n'
+        )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            "rate_per_minute = 6000",
+            "",
+            r"apps\.club\.fcm\.rate_per_minute: found 600000; expected 6000 as in ",
+        ),
+        ("", "ramp_up_s = 0", r"apps\.club\.fcm\.ramp_up_s: found 0\.0; expected 60\.0 as in "),
+        ("", "breaker_share = 0.9", r"apps\.club\.fcm\.breaker_share: found 0\.9; expected 0\.5 as in "),
+    ],
+)
+def test_apps_that_share_a_limit_agree_about_it(
+    tmp_path: Path, first: str, second: str, message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message + r"apps\.shop\.fcm, which has the same FCM project"):
+        load_apps(two_apps(tmp_path, first, second))
+
+
+def test_apps_that_agree_or_share_nothing_are_fine(tmp_path: Path) -> None:
+    assert load_apps(two_apps(tmp_path, "rate_per_minute = 600", "rate_per_minute = 600"))
+    assert load_apps(two_apps(tmp_path, "", "rate_per_minute = 600", project="pushq-other"))
