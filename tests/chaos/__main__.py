@@ -59,7 +59,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     names = [*dict.fromkeys(one.name.rstrip("abcde") for one in CASES), ROUNDS_CASE]
     parser.add_argument(
-        "--cases", type=_list, default=names, help="numbers, such as 1,9a,17; default: all of 1 to 17"
+        "--cases", type=_list, default=names, help="numbers, such as 1,9a,17; default: all of 1 to 18"
     )
     parser.add_argument("--broker", type=_list, default=list(BROKERS), help=f"some of {', '.join(BROKERS)}")
     parser.add_argument("--guarantee", type=_list, default=list(GUARANTEES))

@@ -83,6 +83,14 @@ class Crew:
         process = self._processes.get(name)
         return process is not None and process.poll() is None
 
+    def ended(self) -> list[str]:
+        """Who ended by itself, a sentence each: neither killed nor stopped by this crew."""
+        return [
+            f"{name} ended by itself with code {process.returncode}"
+            for name, process in self._processes.items()
+            if process.poll() is not None
+        ]
+
     def pid(self, name: str) -> int:
         return self._processes[name].pid
 
@@ -124,6 +132,13 @@ class Crew:
         path = self._log(name)
         content = path.read_bytes()[-LOG_TAIL_BYTES:] if path.exists() else b""
         return content.decode(errors="replace") or "(it logged nothing)"
+
+    def log_size(self, name: str) -> int:
+        return self._log(name).stat().st_size
+
+    def logged(self, name: str, since: int) -> bytes:
+        """What a process has logged after the first ``since`` bytes."""
+        return self._log(name).read_bytes()[since:]
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"

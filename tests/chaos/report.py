@@ -30,8 +30,9 @@ Machine: {machine}. {versions}.
 
 Every send has devices of its own. *sent* are its recipients; *accepted* those for whom the mock provider accepted at least one
 request; *lost* are living tokens without an acceptance and without a final outcome that says so; *duplicated* are acceptances beyond
-the first; *in flight* is, for at_least_once, the upper bound of what had been handed over and not been recorded when something was
-killed (duplicates must not exceed it); *unknown* and *failed* are final outcomes: may have been delivered, was not delivered.
+the first; *in flight* is what killed workers left open: at_least_once what the provider had accepted and nobody had recorded
+(duplicates must not exceed it), at_most_once what was claimed or left unanswered (unknown must not exceed it); 0 where no worker was
+killed, so that nothing may be repeated. *unknown* and *failed* are final outcomes: may have been delivered, was not delivered.
 *recovery* is the time from the fault's end (a kill ends at once; a server when it answers again) to the last final outcome of the
 send, its remaining work included. Everything runs with the product's defaults except where a case says otherwise (tests/chaos/cases.py).
 
@@ -57,7 +58,7 @@ def cells(row: Row) -> list[str]:
         row.broker,
         row.guarantee,
         *map(str, counts),
-        str(row.in_flight) if row.guarantee == "at_least_once" else "",
+        str(row.in_flight),
         str(verdict.unknown),
         str(verdict.failed),
         seconds(row.recovery_s),

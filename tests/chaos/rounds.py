@@ -28,7 +28,8 @@ class Round:
     Attributes:
         hit: when a kill last met one of the round's batches, by guarantee.
         ended: when a send had ended, by guarantee.
-        in_flight: upper bound of what kills found under way.
+        in_flight: upper bound of what kills found under way, by guarantee.
+        claimed: what at_most_once may not know, by platform, as of its last kill: what earlier ones left is in it.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Round:
     hit: dict[str, float] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
     in_flight: dict[str, int] = field(default_factory=dict)
+    claimed: dict[str, int] = field(default_factory=dict)
 
 
 def draw(seed: int, broker: str, number: int) -> Round:
@@ -122,12 +124,14 @@ def _running(site: Site, platforms: Sequence[str]) -> set[uuid.UUID]:
 
 
 def _measure(site: Site, rounds: Sequence[Round], platforms: Sequence[str]) -> None:
-    may_repeat = [
-        (one, cohort)
-        for one in rounds
-        for cohort in one.cohorts
-        if cohort.guarantee == "at_least_once" and cohort.guarantee not in one.ended
+    unfinished = [
+        (one, cohort) for one in rounds for cohort in one.cohorts if cohort.guarantee not in one.ended
     ]
+    for one, cohort in unfinished:
+        if cohort.guarantee == "at_most_once":
+            one.claimed |= {platform: site.claimed(cohort, [platform]) for platform in platforms}
+            one.in_flight[cohort.guarantee] = sum(one.claimed.values())
+    may_repeat = [(one, cohort) for one, cohort in unfinished if cohort.guarantee == "at_least_once"]
     for (one, cohort), count in zip(
         may_repeat, site.in_flight([cohort for _, cohort in may_repeat], platforms), strict=True
     ):

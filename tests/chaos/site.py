@@ -268,10 +268,10 @@ class Site:
     def in_flight(
         self, cohorts: Sequence[Cohort], platforms: Sequence[str] = ("apns", "fcm"), *, journal: bool = True
     ) -> list[int]:
-        """Upper bound of what of each is with the providers and not yet recorded at this moment.
+        """Upper bound of what of each at_least_once send is with the providers and not recorded; its workers must be dead or stopped.
 
         What ledger and journals hold now is compared with what the providers have accepted once all that was under way has
-        arrived. Without ``journal`` (it is about to be lost) only the ledger counts.
+        arrived. Without ``journal`` (it is lost) only the ledger counts.
         """
         recorded = [self._recorded(cohort, journal=journal) for cohort in cohorts]
         time.sleep(LATENCY_S + 0.5)
@@ -283,6 +283,48 @@ class Site:
             )
             for cohort, known in zip(cohorts, recorded, strict=True)
         ]
+
+    def claimed(
+        self, cohort: Cohort, platforms: Sequence[str] = ("apns", "fcm"), *, journal: bool = True
+    ) -> int:
+        """How many recipients of an at_most_once send may be or become unknown; its workers must be dead or stopped.
+
+        Whoever is claimed or unknown; without ``journal`` (it is lost) everybody open in a batch that is running.
+        """
+        count = 0
+        for batch in self.batches(cohort):
+            if batch.platform not in platforms:
+                continue
+            outcomes = batch.outcomes
+            if batch.state in ("running", "queued") and journal:
+                outcomes = self._journal(cohort, batch) or outcomes
+            elif batch.state == "running":
+                count += outcomes.count(Outcome.PENDING)
+            count += outcomes.count(Outcome.CLAIMED) + outcomes.count(Outcome.UNKNOWN)
+        return count
+
+    def running(self, cohort: Cohort) -> dict[int, int]:
+        """Of each running batch: what may be repeated (everybody open), or become unknown (everybody claimed)."""
+        found = {}
+        for batch in self.batches(cohort):
+            if batch.state == "running":
+                outcomes = self._journal(cohort, batch) or batch.outcomes
+                claimed = outcomes.count(Outcome.CLAIMED)
+                at_most_once = cohort.guarantee == "at_most_once"
+                found[batch.number] = claimed if at_most_once else claimed + outcomes.count(Outcome.PENDING)
+        return found
+
+    def runs(self, cohort: Cohort) -> dict[int, int]:
+        """How often each batch has been taken up."""
+        with self.database.begin() as connection:
+            rows = connection.execute(
+                text("SELECT batch_no, runs FROM send_batches WHERE send_id = :id"), {"id": cohort.send_id}
+            ).all()
+        return {row.batch_no: row.runs for row in rows}
+
+    def unreached(self, cohort: Cohort) -> int:
+        """How many of the devices the providers have accepted nothing for: still to be done, whoever else is away."""
+        return len(cohort.tokens) - self.accepted([cohort])
 
     def _recorded(self, cohort: Cohort, *, journal: bool) -> set[int]:
         recorded: set[int] = set()

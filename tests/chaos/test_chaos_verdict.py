@@ -40,9 +40,14 @@ def test_who_was_not_reached_is_lost_unless_the_outcome_says_so(outcome: Outcome
     assert "1 lost" in found.problems
 
 
-def test_at_most_once_may_not_know() -> None:
-    found = verdict([ACCEPTED, ACCEPTED, UNKNOWN], {"a": 1, "b": 1}, at_most_once=True)
-    assert (found.lost, found.unknown, found.problems) == (0, 1, [])
+def test_at_most_once_may_not_know_what_a_kill_found_claimed() -> None:
+    outcomes, counted = [ACCEPTED, UNKNOWN, UNKNOWN], {"a": 1, "b": 1}
+    found = verdict(outcomes, counted, at_most_once=True, in_flight=2)
+    assert (found.lost, found.unknown, found.problems) == (0, 2, [])
+    assert verdict(outcomes, counted, at_most_once=True, in_flight=1).problems == [
+        "2 unknown, 1 were claimed"
+    ]
+    assert verdict(outcomes, counted, at_most_once=True).problems == ["2 unknown, 0 were claimed"]
 
 
 def test_who_was_never_planned_is_lost_and_open() -> None:

@@ -67,7 +67,8 @@ def judge(
         tokens: the audience, token by device id.
         accepted: how often the provider accepted each token.
         dead: tokens of the audience that the provider calls dead.
-        in_flight: what was handed over and not yet recorded when a process was killed; duplicates may be so many.
+        in_flight: what a kill left open. at_least_once: handed over and not yet recorded; duplicates may be so many.
+            at_most_once: claimed without an outcome; unknown may be so many.
         may_fail: whether the case makes the provider refuse, so that living tokens may end in a failure.
     """
     outcomes: dict[int, Outcome] = {}
@@ -99,6 +100,8 @@ def judge(
         problems.append(f"{result.lost} lost")
     if at_most_once and result.duplicated:
         problems.append(f"{result.duplicated} delivered again")
+    if at_most_once and result.unknown > in_flight:
+        problems.append(f"{result.unknown} unknown, {in_flight} were claimed")
     if not at_most_once and result.duplicated > in_flight:
         problems.append(f"{result.duplicated} delivered again, {in_flight} were in flight")
     if not at_most_once and result.unknown:
