@@ -114,8 +114,10 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         "task_ignore_result": True,
         "task_store_errors_even_if_ignored": False,
+        # A failover to another node needs one more try. Each may wait for a node that takes connections and confirms nothing, and
+        # the caller waits for all of them: with two of three nodes down, about 36 s for each try.
         "task_publish_retry_policy": {
-            "max_retries": 3,
+            "max_retries": 1,
             "interval_start": 0.1,
             "interval_step": 0.3,
             "interval_max": 1.0,

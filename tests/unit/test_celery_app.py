@@ -82,7 +82,7 @@ class TestConfiguration:
         conf = applied(chosen).conf
         assert conf.broker_connection_timeout == 5
         assert conf.broker_pool_acquire_timeout == 10
-        assert conf.task_publish_retry_policy["max_retries"] == 3
+        assert conf.task_publish_retry_policy["max_retries"] == 1  # as long again for each
         assert conf.broker_transport_options["max_retries"] == 3
 
     def test_rabbitmq_prefetches_no_more_than_it_runs(self) -> None:
