@@ -17,7 +17,7 @@ from pushq.delivery.watch import Watched
 from pushq.errors import PushqError
 from pushq.http2 import PoolClosed, PoolSaturated
 from pushq.ledger import batches, sends
-from pushq.ledger.batches import DeadLetter, Lease
+from pushq.ledger.batches import DeadLetter, Fenced, Lease
 from pushq.ledger.orders import DeliverBatch, Order, ProcessDeadLetters
 from pushq.ledger.outcomes import Outcome, recover
 from pushq.ledger.sends import Send
@@ -29,6 +29,8 @@ log = logging.getLogger("pushq.delivery")
 
 #: A batch that cannot be worked on because Redis or a credential is not to be had comes back after this.
 POSTPONE_S: Final = 5.0
+#: So often a journal is read anew because somebody wrote to it before it could be replaced.
+OPEN_TRIES: Final = 3
 
 
 class BatchRun:
@@ -79,14 +81,25 @@ class BatchRun:
         outcomes, lost = lease.outcomes, "no_answer_worker_lost"
         try:
             before = journal.read(*lease.key)
-            if lease.interrupted:
-                whole = before is not None and before.whole
-                outcomes = recover(
-                    outcomes, before.outcomes if before and whole else None, at_most_once=at_most_once
-                )
-                lost = lost if whole else "no_answer_journal_lost"
-                log.info("batch_recovered", extra={**ids(lease), "journal": whole})
-            journal.open(lease, outcomes, replaces=before.token if before else b"")
+            for left in reversed(range(OPEN_TRIES)):
+                if lease.interrupted:
+                    whole = before is not None and before.whole
+                    outcomes = recover(
+                        lease.outcomes,
+                        before.outcomes if before and whole else None,
+                        at_most_once=at_most_once,
+                    )
+                    lost = "no_answer_worker_lost" if whole else "no_answer_journal_lost"
+                    log.info("batch_recovered", extra={**ids(lease), "journal": whole})
+                try:
+                    journal.open(lease, outcomes, replaces=before.raw if before else b"")
+                    break
+                except Fenced:
+                    # The last holder lives, and claimed after we had read. A journal with another token is a later holder's.
+                    seen, before = before, journal.read(*lease.key)
+                    same = seen is not None and before is not None and seen.token == before.token
+                    if not (left and lease.interrupted and same):
+                        raise
             self._journaled = True
         except redis.RedisError as exc:
             if at_most_once:

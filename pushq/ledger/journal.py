@@ -11,7 +11,7 @@ one the latest claims may be missing, so it is as good as lost (Redis documentat
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import redis
@@ -25,9 +25,11 @@ _HEADER: Final = _TOKEN + 40
 
 # Asked inside of the script: a fail-over between two commands would give a journal the run id of another process.
 _RUN_ID: Final = "string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')"
-# KEYS[1] journal; ARGV: expected token ('' = must not exist), own token, outcomes, ttl
+# KEYS[1] journal; ARGV: what was read ('' = must not exist), own token, outcomes, ttl
+# The whole of it is compared: its holder, if alive, may have claimed after it was read. Own: this was done, its answer was lost.
 _OPEN: Final = f"""
-local found = redis.call('GETRANGE', KEYS[1], 0, 15)
+local found = redis.call('GET', KEYS[1]) or ''
+if string.sub(found, 1, 16) == ARGV[2] then return 1 end
 if found ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2] .. {_RUN_ID} .. ARGV[3], 'EX', ARGV[4])
 return 1
@@ -52,11 +54,13 @@ class Found:
     Attributes:
         token: of the lease whose holder wrote it.
         whole: whether nothing that was written can be missing.
+        raw: all of it, for :meth:`Journal.open`.
     """
 
     token: bytes
     outcomes: bytes
     whole: bool
+    raw: bytes = field(default=b"", compare=False, repr=False)
 
 
 class Journal:
@@ -73,13 +77,13 @@ class Journal:
         value, run_id = self._read(keys=[_key(send_id, batch_no)])
         if not value or len(value) <= _HEADER:
             return None
-        return Found(value[:_TOKEN], value[_HEADER:], value[_TOKEN:_HEADER] == run_id)
+        return Found(value[:_TOKEN], value[_HEADER:], value[_TOKEN:_HEADER] == run_id, value)
 
     def open(self, lease: Lease, outcomes: bytes, *, replaces: bytes) -> None:
-        """Begin a journal, in the place of that of an earlier holder (``replaces``: its token, empty for none).
+        """Begin a journal, in the place of that of an earlier holder (``replaces``: ``raw`` as it was read, empty for none).
 
         Raises:
-            Fenced: the journal in place is another one.
+            Fenced: the journal in place is another one, or was written to since.
             redis.RedisError: Redis does not answer.
         """
         if not self._open(keys=[_key(*lease.key)], args=[replaces, lease.token.bytes, outcomes, TTL_S]):

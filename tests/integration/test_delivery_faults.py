@@ -498,6 +498,29 @@ class TestCrash:
         else:
             assert world.totals(send_id) == {"devices": BATCH, "accepted": BATCH}
 
+    def test_what_the_last_holder_claims_while_its_journal_is_taken_over_is_not_sent(
+        self, world: World, worker: Worker, mock: MockProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was only stopped for longer than its lease, and goes on right after its journal was read."""
+        send_id, batch_no = send_to(world, guarantee="at_most_once")
+        sleeper = world.acquire(send_id, batch_no)
+        worker.journal.open(sleeper, sleeper.outcomes, replaces=b"")
+        world.let_leases_end(send_id)
+        read, reads = worker.journal.read, []
+
+        def read_and_be_overtaken(*key: Any) -> Any:
+            found = read(*key)
+            reads.append(found)
+            if len(reads) == 1:
+                worker.journal.write(sleeper, [(0, bytes([Outcome.CLAIMED]) * 20)])
+            return found
+
+        monkeypatch.setattr(worker.journal, "read", read_and_be_overtaken)
+        worker.run(send_id, batch_no)
+        assert len(reads) == 2
+        assert world.totals(send_id) == {"devices": BATCH, "accepted": 10, "unknown": 20}
+        assert set(mock.accepted("apns")) == {token("apns", user) for user in range(21, 31)}
+
     def test_two_crashes_in_a_row(
         self, world: World, worker: Worker, mock: MockProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -46,6 +46,12 @@ def lease(batch_no: int = 1) -> Lease:
     )
 
 
+def raw(journal: Journal, of: Lease) -> bytes:
+    found = journal.read(*of.key)
+    assert found is not None
+    return found.raw
+
+
 def test_what_is_written_is_read(journal: Journal, client: redis.Redis) -> None:
     mine = lease()
     assert journal.read(*mine.key) is None
@@ -74,14 +80,15 @@ def test_who_lost_the_batch_is_fenced(journal: Journal) -> None:
     sleeper, holder = lease(), lease()
     journal.open(sleeper, sleeper.outcomes, replaces=b"")
     claim(journal, sleeper, 0, 2)
-    journal.open(holder, bytes([Outcome.UNKNOWN] * 2 + [0] * 6), replaces=sleeper.token.bytes)
+    seen = raw(journal, sleeper)
+    journal.open(holder, bytes([Outcome.UNKNOWN] * 2 + [0] * 6), replaces=raw(journal, sleeper))
     before = journal.read(*holder.key)
     with pytest.raises(Fenced):
         claim(journal, sleeper, 2, 2)
     with pytest.raises(Fenced):
         journal.write(sleeper, [(0, bytes([Outcome.ACCEPTED]))])
     with pytest.raises(Fenced):
-        journal.open(sleeper, sleeper.outcomes, replaces=sleeper.token.bytes)
+        journal.open(sleeper, sleeper.outcomes, replaces=seen)
     journal.close(sleeper)  # removes only its own
     assert journal.read(*holder.key) == before
 
@@ -89,11 +96,28 @@ def test_who_lost_the_batch_is_fenced(journal: Journal) -> None:
 def test_of_two_who_found_the_same_journal_one_goes_on(journal: Journal) -> None:
     dead, first, second = lease(), lease(), lease()
     journal.open(dead, dead.outcomes, replaces=b"")
-    journal.open(first, dead.outcomes, replaces=dead.token.bytes)
+    seen = raw(journal, dead)
+    journal.open(first, dead.outcomes, replaces=seen)
     with pytest.raises(Fenced):
-        journal.open(second, dead.outcomes, replaces=dead.token.bytes)
+        journal.open(second, dead.outcomes, replaces=seen)
     with pytest.raises(Fenced):
         journal.open(second, dead.outcomes, replaces=b"")
+
+
+def test_a_claim_between_reading_and_replacing_is_not_overwritten(journal: Journal) -> None:
+    sleeper, holder = lease(), lease()
+    journal.open(sleeper, sleeper.outcomes, replaces=b"")
+    seen = raw(journal, sleeper)
+    claim(journal, sleeper, 3, 2)
+    with pytest.raises(Fenced):
+        journal.open(holder, bytes(SIZE), replaces=seen)
+    assert raw(journal, sleeper)[-SIZE:] == bytes([0, 0, 0, 1, 1, 0, 0, 0])
+
+
+def test_opening_twice_after_a_lost_answer_is_opening_once(journal: Journal) -> None:
+    mine = lease()
+    journal.open(mine, mine.outcomes, replaces=b"")
+    journal.open(mine, mine.outcomes, replaces=b"")
 
 
 def test_nothing_can_be_claimed_in_a_journal_that_is_gone(journal: Journal, client: redis.Redis) -> None:
@@ -130,5 +154,6 @@ def test_a_journal_that_came_back_with_another_redis_may_lack_claims(
     assert found.outcomes == bytes([Outcome.CLAIMED] * 4 + [0] * 4)
     journal.open(other, other.outcomes, replaces=b"")
     assert journal.read(*other.key) == Found(other.token.bytes, bytes(SIZE), whole=True)
-    journal.open(mine, mine.outcomes, replaces=mine.token.bytes)
-    assert journal.read(*mine.key) == Found(mine.token.bytes, bytes(SIZE), whole=True)
+    heir = lease(1)
+    journal.open(heir, heir.outcomes, replaces=found.raw)
+    assert journal.read(*heir.key) == Found(heir.token.bytes, bytes(SIZE), whole=True)
