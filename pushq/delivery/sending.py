@@ -37,7 +37,7 @@ LONGEST_WAIT_S: Final = 2.0
 #: So long a batch asks again and again in vain. A send's own rate must not keep others waiting for this worker; a provider's
 #: limit holds up everybody who could take its place.
 PATIENCE_S: Final = 30.0
-PATIENCE_SEND_RATE_S: Final = 1.0
+PATIENCE_SEND_RATE_S: Final = 1.5
 #: When a batch whose patience is over comes back, half of it jitter.
 SEND_RATE_AGAIN_S: Final = 5.0
 
