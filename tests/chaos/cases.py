@@ -233,7 +233,7 @@ def stop_publish_kill(stage: Stage) -> Fault:
 LONG_WAIT_S: Final = 50
 #: Of each send. Both together stay below the breaker's minimum of 50: their repetitions come alone, so that all of them fail, and
 #: an open breaker would let them through one by one.
-LONG_WAITERS: Final = 20
+LONG_WAITERS: Final = 10
 
 
 def wait_beyond_timeouts(stage: Stage) -> Fault:
