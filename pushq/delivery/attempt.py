@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from pushq.http2 import Answer, Burst, Code, Reason
+from pushq.http2 import NO_CONNECTION, Answer, Burst, Code
 from pushq.ledger.batches import DeadLetter
 from pushq.ledger.outcomes import Outcome
 from pushq.limits.guard import Counts, Ruling, overwhelming
@@ -45,19 +45,6 @@ _TRIED: Final = bytes(
 )
 #: Surely not processed, or not yet handed over.
 _UNPROCESSED: Final = frozenset({Code.QUEUED, Code.NOT_SENT, Code.REFUSED})
-#: Never written because no connection could be made: the provider is as good as down.
-_NO_CONNECTION: Final = frozenset(
-    {
-        Reason.DNS,
-        Reason.CONNECT_REFUSED,
-        Reason.CONNECT_TIMEOUT,
-        Reason.CONNECT_FAILED,
-        Reason.TLS_VERIFY_FAILED,
-        Reason.TLS_FAILED,
-        Reason.NO_ALPN_H2,
-        Reason.NO_SETTINGS,
-    }
-)
 
 
 class Failure(NamedTuple):
@@ -189,7 +176,7 @@ class Attempt:
                         self.failures[position] = Failure(f"no_answer_{reason}", None)
                 else:
                     self.not_sent = reason
-                    self.failed += reason in _NO_CONNECTION
+                    self.failed += reason in NO_CONNECTION
                 index = codes.find(code, index + 1)
 
     def _judge(self, part: _Part, judge: Judge) -> None:

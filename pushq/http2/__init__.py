@@ -9,11 +9,12 @@ from pushq.http2.events import GoAwayReceived
 from pushq.http2.figures import ConnectionState, ConnectionStats, PoolObserver, PoolStats
 from pushq.http2.pool import Pool, never
 from pushq.http2.proxy import Proxy
-from pushq.http2.reasons import Reason
+from pushq.http2.reasons import NO_CONNECTION, Reason
 from pushq.http2.settings import Origin, PoolSettings
 from pushq.http2.templates import HeaderTemplate
 
 __all__ = [
+    "NO_CONNECTION",
     "Answer",
     "Burst",
     "BurstMisused",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class Reason(StrEnum):
@@ -49,3 +50,26 @@ class Reason(StrEnum):
     QUEUE_TIMEOUT = "queue_timeout"
     POOL_CLOSED = "pool_closed"
     CANCELLED = "cancelled"
+
+
+#: No connection could be made: nothing was written, and the provider, or the way to it, is as good as down.
+NO_CONNECTION: Final = frozenset(
+    {
+        Reason.DNS,
+        Reason.CONNECT_REFUSED,
+        Reason.CONNECT_TIMEOUT,
+        Reason.CONNECT_FAILED,
+        Reason.TLS_VERIFY_FAILED,
+        Reason.TLS_FAILED,
+        Reason.NO_ALPN_H2,
+        Reason.NO_SETTINGS,
+        Reason.PROXY_UNREACHABLE,
+        Reason.PROXY_TIMEOUT,
+        Reason.PROXY_TLS_FAILED,
+        Reason.PROXY_AUTH,
+        Reason.PROXY_FORBIDDEN,
+        Reason.PROXY_BAD_GATEWAY,
+        Reason.PROXY_REFUSED,
+        Reason.PROXY_PROTOCOL,
+    }
+)
