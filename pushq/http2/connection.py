@@ -191,6 +191,8 @@ class Connection:
             if self._answered_at < late[-1].written_at:
                 # Not one answer since those were written, for a whole request time-out: more of the same would follow.
                 self.retire(Reason.WEDGED)
+        if self.blocked and self._window_stays_shut(now):
+            self.retire(Reason.WEDGED)
         if self._sending_since is not None and now - self._sending_since > settings.write_timeout_s:
             self.abort(Reason.WRITE_STALLED, f"the peer read nothing for {settings.write_timeout_s:g} s")
         elif self._ping_sent_at is not None:
@@ -198,11 +200,19 @@ class Connection:
                 self._ping_sent_at = None  # any frame is as good a sign of life as the echo
             elif now - self._ping_sent_at > settings.ping_timeout_s:
                 self.abort(Reason.PING_TIMEOUT, f"no answer to PING for {settings.ping_timeout_s:g} s")
-        elif now - self._quiet_since() > self._ping_after():
+        elif self._sending_since is None and now - self._quiet_since() > self._ping_after():
+            # While a write waits the PING would wait behind it, unanswered: that silence is the write time-out's business.
             self._pings += 1
             self.core.ping(self._pings.to_bytes(8, "big"))
             self._ping_sent_at = now
             self._wake.set()
+
+    def _window_stays_shut(self, now: float) -> bool:
+        """Nothing is in flight whose end could open the connection's window, and no word has come for a while."""
+        core = self.core
+        if core.in_flight or core.window > 0:
+            return False
+        return now - max(self._received_at, self._answered_at) > self._settings.ping_after_s
 
     def _ping_after(self) -> float:
         return self._settings.ping_after_s if self.core.in_flight else self._settings.idle_ping_s

@@ -289,6 +289,8 @@ class Core:
             self._rest = self._frames(self._rest + data if self._rest else data)
         except PeerViolation as violation:
             self._rest = b""
+            # The answers before it count: a connection that has answered is judged more kindly.
+            self.answered += before - len(self._streams) - self._failed
             self._out.put(goaway(violation.code, violation.detail.encode("ascii", "replace")[:100]))
             self.draining = True
             raise

@@ -163,7 +163,9 @@ class Channel:
                     self._tls.write(last_words)
                 self._tls.unwrap()  # only puts close_notify into the buffer, then wants the peer's
             with contextlib.suppress(OSError):
-                self._sock.send(self._outgoing.read(), 0, 0.0)
+                # Not send()'s own time-out: the socket is an SSLSocket behind a proxy that speaks TLS, which ignores that one.
+                self._sock.setblocking(False)
+                self._sock.send(self._outgoing.read())
         self._sock.close()
 
 

@@ -148,7 +148,7 @@ class Pool:
         self.start()
         if self._submitters or not self._queue.has_room(burst.count):
             self._wait_for_room(burst.count, timeout)
-        burst.attach(Signal(), self._queue.withdraw)
+        burst.attach(Signal(), self._withdrawn)
         self._queue.add(burst, self._clock())
         self._dormant = False
         self._let_submitters_in()
@@ -212,6 +212,10 @@ class Pool:
         finally:
             self._submitters.remove(turn)
             self._let_submitters_in()
+
+    def _withdrawn(self, count: int) -> None:
+        self._queue.withdraw(count)
+        self._let_submitters_in()
 
     def _let_submitters_in(self) -> None:
         """Whoever is first looks whether there is room; when it gets in or gives up, the next one does."""
@@ -337,7 +341,8 @@ class Pool:
         """What a connection's end says about the next attempt."""
         age = self._clock() - connection.opened_at
         answered = connection.core.answered
-        if age >= _YOUNG_S or (answered and age >= _PROVEN_S):
+        # Age alone proves nothing: the wait for SETTINGS lasts longer than that when the loop is late.
+        if connection.core.peer.received and (age >= _YOUNG_S or (answered and age >= _PROVEN_S)):
             self._opener.proven()
         elif reason in _HARMLESS or (answered and member.orderly):
             pass
@@ -445,7 +450,10 @@ class Pool:
 
     def _tick(self, now: float) -> None:
         for connection in list(self._connections):
-            connection.tick(now)
+            try:
+                connection.tick(now)
+            except Exception:  # noqa: BLE001 - the time-outs of the others must go on
+                _log.exception("http2_tick_fault", extra={"pool": self.name})
         answered = in_flight = 0
         live = False
         for connection in self._connections:

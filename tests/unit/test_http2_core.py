@@ -373,6 +373,7 @@ def test_no_body_is_kept_after_an_answer_and_a_violation_in_one_read() -> None:
         referee.core.receive(answer + b"\xff" * 9)
     referee.core.abandon(Reason.PROTOCOL_VIOLATION)
     assert codes(burst) == [Code.OK]
+    assert referee.core.answered == 2, "the one that opened the connection, and this one"
     assert not referee.core._out.partial
 
 
