@@ -231,13 +231,15 @@ def stop_publish_kill(stage: Stage) -> Fault:
 
 #: Beyond the visibility timeout of Redis and beyond RabbitMQ's consumer_timeout as this case sets it.
 LONG_WAIT_S: Final = 50
-#: Of each send. Both together stay below the breaker's minimum of 50: their repetitions come alone, so that all of them fail, and
-#: an open breaker would let them through one by one.
-LONG_WAITERS: Final = 10
+#: Of each send.
+LONG_WAITERS: Final = 60
 
 
 def wait_beyond_timeouts(stage: Stage) -> Fault:
-    """503 with a long Retry-After for some APNs tokens: never more attempts than the maximum, and each is a dead letter."""
+    """429 with a long Retry-After for some APNs tokens: never more attempts than the maximum, and each is a dead letter.
+
+    A 429 of APNs speaks about one device. Of 503 the breaker would make an outage, and let the repetitions through one by one.
+    """
     site, fault = stage.site, Fault(0.0)
     broker = site.servers.brokers[0]
     if isinstance(broker, RabbitMqServer):
@@ -246,7 +248,7 @@ def wait_beyond_timeouts(stage: Stage) -> Fault:
         site.crew.kill("apns")  # the timeout is read when a channel opens
         site.crew.start("apns")
         site.crew.await_ready(["apns"])
-    answer = {"status": 503, "reason": "ServiceUnavailable", "retry_after": LONG_WAIT_S}
+    answer = {"status": 429, "reason": "TooManyRequests", "retry_after": LONG_WAIT_S}
     chosen = {cohort.guarantee: sorted(cohort.of("apns"))[:LONG_WAITERS] for cohort in stage.cohorts}
     site.mock.set_faults(
         [
