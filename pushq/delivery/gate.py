@@ -34,12 +34,15 @@ class Gate(Protocol):
         """
         ...
 
-    def report(self, app: str, platform: str, *, answered: int, failed: int) -> None:
-        """For the breaker; no request counts twice.
+    def report(
+        self, app: str, platform: str, *, answered: int, failed: int, probe: bool | None = None
+    ) -> None:
+        """For the breaker; no request counts twice, but for the probe.
 
         Args:
             answered: requests with an answer other than 5xx, whatever it says (429 as well).
             failed: answers of 5xx, requests without an answer, and those of a chunk that found no connection.
+            probe: whether the request that a :attr:`Grant.probe` was for has been answered; None when nothing came of one.
         """
         ...
 
@@ -63,7 +66,9 @@ class OpenGate:
     ) -> Grant:
         return Grant(want)
 
-    def report(self, app: str, platform: str, *, answered: int, failed: int) -> None:
+    def report(
+        self, app: str, platform: str, *, answered: int, failed: int, probe: bool | None = None
+    ) -> None:
         pass
 
     def hold_off(self, app: str, platform: str, seconds: float) -> None:

@@ -14,7 +14,7 @@ import redis
 from pushq.delivery.attempt import Attempt
 from pushq.delivery.means import Means, ids
 from pushq.delivery.watch import Watched
-from pushq.http2 import Answer, Pool, PoolClosed, PoolSaturated
+from pushq.http2 import NO_CONNECTION, Answer, Burst, Code, Pool, PoolClosed, PoolSaturated
 from pushq.http2.greenlets import pause
 from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.outcomes import Outcome
@@ -72,6 +72,9 @@ class Sending:
         self.again_in: float | None = None
         self.why: str | None = None
         self._uncollected_s = 0.0
+        #: A probe for the breaker: to be sent, and sent.
+        self._probing = False
+        self._probe: Burst | None = None
         self.sent_at = means.clock()
         collapse = send.notification.collapse_id
         if collapse is None and not send.at_most_once:
@@ -137,6 +140,8 @@ class Sending:
                 self._d.clock(),
             )
             start += size
+            if self._probing:
+                self._probing, self._probe = False, burst
             if self._send.at_most_once and not self._claim(where):
                 return False
             self._attempt.add(burst, where)
@@ -168,6 +173,7 @@ class Sending:
                 want=want,
             )
             if grant.permits:
+                self._probing = grant.probe
                 return grant.permits
             wait = max(grant.wait_s, 0.001)
             own = grant.reason == "send_rate"
@@ -246,11 +252,15 @@ class Sending:
                 # In-flight requests go on; whether this holder may still settle is for the row to say.
                 self.journaled = False
                 log.warning("journal_not_written", extra={**ids(self._lease), "error": type(exc).__name__})
-        if attempt.answered or attempt.failed:
-            self._d.gate.report(
-                self._send.app, self._lease.platform, answered=attempt.answered, failed=attempt.failed
-            )
+        probe = None if self._probe is None else _result(self._probe)
+        if probe is not None:
+            self._probe = None
+        if attempt.answered or attempt.failed or probe is not None:
+            answered, failed = attempt.answered, attempt.failed
             attempt.answered = attempt.failed = 0
+            self._d.gate.report(
+                self._send.app, self._lease.platform, answered=answered, failed=failed, probe=probe
+            )
         if attempt.hold_off_s:
             self._d.gate.hold_off(self._send.app, self._lease.platform, attempt.hold_off_s)
             attempt.hold_off_s = 0.0
@@ -269,3 +279,15 @@ class Sending:
                 },
             )
         return verdict
+
+
+def _result(probe: Burst) -> bool | None:
+    """Whether the provider answered a probe (5xx is no answer); None as long as nothing is known, or when it was never sent."""
+    code, answer = probe.codes[0], probe.answers.get(0)
+    if code == Code.OK:
+        return True
+    if answer is not None:
+        return answer.status < 500
+    if code == Code.UNKNOWN or (code == Code.NOT_SENT and probe.reasons.get(0) in NO_CONNECTION):
+        return False
+    return None

@@ -70,7 +70,6 @@ class _Target:
     answered: int = 0
     failed: int = 0
     reported_at: float = -math.inf
-    probing: bool = False
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -157,8 +156,7 @@ class FleetGate:
         metrics.breaker_state.labels(*target.labels).set(reply.breaker)
         if reply.probe:
             log.info("breaker_probe", extra={"app": target.app, "platform": target.platform})
-            target.probing = True
-            return Grant(1)
+            return Grant(1, probe=True)
         if reply.permits == 0:
             purse.permits = 0
             purse.dry_until = self._clock() + reply.wait_s
@@ -196,34 +194,41 @@ class FleetGate:
             permits, wait = bucket.take(now, want, transactional=transactional)
         return Grant(permits) if permits else Grant(0, max(wait, 0.001), "rate")
 
-    def report(self, app: str, platform: str, *, answered: int, failed: int) -> None:
-        """For the breaker: ``answered`` other than 5xx, and ``failed``: 5xx, no answer, no connection. Disjoint."""
+    def report(
+        self, app: str, platform: str, *, answered: int, failed: int, probe: bool | None = None
+    ) -> None:
+        """For the breaker: ``answered`` other than 5xx, and ``failed``: 5xx, no answer, no connection. Disjoint.
+
+        ``probe``: what came of a probe. Only that decides: what was sent before the breaker opened may time out long after.
+        """
         target = self._targets[app, platform]
         with self._lock:
             target.answered += answered
             target.failed += failed
-        self._flush(target)
+        self._flush(target, probe)
 
-    def _flush(self, target: _Target) -> None:
+    def _flush(self, target: _Target, probe: bool | None = None) -> None:
         now = self._clock()
         with self._lock:
             answered, failed = target.answered, target.failed
+            if probe is not None:
+                # The breaker is not closed: of the others it wants to hear nothing.
+                answered, failed = int(probe), int(not probe)
             if not answered and not failed:
                 return
             # Failures are told at once: a batch that ends with them may be the last to report for long.
-            if not failed and not target.probing and now - target.reported_at < REPORT_S:
+            if not failed and probe is None and now - target.reported_at < REPORT_S:
                 return
             if not self._may_ask_redis(now):
                 return
             target.answered = target.failed = 0
             target.reported_at = now
-            probed, target.probing = target.probing, False
         try:
             reply = self._fleet.report(
                 target.name,
                 answered=answered,
                 failed=failed,
-                probed=probed,
+                probed=probe is not None,
                 share=target.settings.breaker_share,
                 minimum=target.settings.breaker_minimum,
                 ramp=target.ramp,
@@ -247,7 +252,7 @@ class FleetGate:
                         "failed": failed,
                     },
                 )
-        elif probed:
+        elif probe:
             self._moisten(target)
             log.info("breaker_closed", extra={"app": target.app, "platform": target.platform})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gevent
@@ -67,6 +67,7 @@ class Turnstile:
     asked: list[dict[str, Any]] = field(default_factory=list)
     answered: int = 0
     failed: int = 0
+    probes: list[bool] = field(default_factory=list)
     pauses: list[tuple[str, str, float]] = field(default_factory=list)
     then: Callable[[], None] | None = None
 
@@ -75,11 +76,15 @@ class Turnstile:
         if self.then is not None and not self.grants:
             self.then()
         grant = self.grants.pop(0) if self.grants else Grant(call["want"])
-        return Grant(min(grant.permits, call["want"]), grant.wait_s, grant.reason)
+        return replace(grant, permits=min(grant.permits, call["want"]))
 
-    def report(self, app: str, platform: str, *, answered: int, failed: int) -> None:
+    def report(
+        self, app: str, platform: str, *, answered: int, failed: int, probe: bool | None = None
+    ) -> None:
         self.answered += answered
         self.failed += failed
+        if probe is not None:
+            self.probes.append(probe)
 
     def hold_off(self, app: str, platform: str, seconds: float) -> None:
         self.pauses.append((app, platform, seconds))
@@ -215,6 +220,35 @@ class TestGate:
         assert (gate.answered, gate.failed) == (BATCH - 2, 2)
         assert gate.pauses == []  # APNs' 429 is about one device
 
+    @pytest.mark.parametrize(
+        ("fault", "works"),
+        [
+            ({}, True),
+            ({"answer": {"status": 400, "reason": "BadDeviceToken"}}, True),
+            ({"answer": SERVER_ERROR}, False),
+            ({"rst": "CANCEL"}, False),
+        ],
+    )
+    @pytest.mark.parametrize("guarantee", GUARANTEES)
+    def test_what_becomes_of_a_probe(
+        self,
+        world: World,
+        worker: Worker,
+        gate: Turnstile,
+        mock: MockProcess,
+        fault: dict[str, Any],
+        works: bool,
+        guarantee: Any,
+    ) -> None:
+        """The other requests of its batch say nothing about it."""
+        gate.grants = [Grant(5), Grant(1, probe=True), Grant(0, 0.3, "breaker_open")]
+        mock.set_faults(
+            [{"platform": "apns", "token": token("apns", user), "answer": SERVER_ERROR} for user in (2, 8)]
+            + ([{"platform": "apns", "token": token("apns", 6), **fault}] if fault else [])
+        )
+        worker.run(*send_to(world, guarantee=guarantee))
+        assert gate.probes == [works]
+
     def test_no_connection_is_a_failure(
         self,
         world: World,
@@ -231,8 +265,9 @@ class TestGate:
         monkeypatch.setattr(apns_client, "PoolSettings", impatient)
         nowhere = app.model_copy(update={"apns": app.apns.model_copy(update={"url": "https://localhost:9"})})
         with open_worker(world, redis_url, app=nowhere, gate=gate) as cut_off:
+            gate.grants = [Grant(1, probe=True)]
             cut_off.run(*send_to(world))
-        assert (gate.answered, gate.failed) == (0, BATCH)
+        assert (gate.answered, gate.failed, gate.probes) == (0, BATCH, [False])
 
     def test_a_project_s_quota_pauses_everybody(
         self, world: World, worker: Worker, gate: Turnstile, mock: MockProcess
@@ -433,7 +468,7 @@ class TestPoison:
         lease = world.acquire(send_id, batch_no)
         before = worker.journal.read(send_id, batch_no)
         outcomes = before.outcomes if before else lease.outcomes
-        worker.journal.open(lease, outcomes, replaces=before.token if before else b"")
+        worker.journal.open(lease, outcomes, replaces=before.raw if before else b"")
         worker.journal.write(lease, [(0, bytes([Outcome.CLAIMED]) * 10)])
         world.let_leases_end(send_id)
 

@@ -189,9 +189,31 @@ class TestBreaker:
         grants = [ask(gate, platform="apns").permits for gate in (two, one, two, one)]
         assert grants == [1, 0, 0, 0]
         assert value("pushq_breaker_state", "apns") == 1
-        two.report(APP, "apns", answered=1, failed=0)
+        two.report(APP, "apns", answered=1, failed=0, probe=True)
         assert ask(two, platform="apns").permits == 500
         assert value("pushq_breaker_state", "apns") == 0
+
+    @pytest.mark.parametrize("succeeds", [True, False])
+    def test_only_the_probe_decides(
+        self, open_gate: OpenGates, redis_server: RedisServer, succeeds: bool
+    ) -> None:
+        ahead = [0.0]
+        gate = open_gate(clock=lambda: time.monotonic() + ahead[0])
+        gate.report(APP, "apns", answered=10, failed=90)
+        with redis_server.client() as client:
+            (key,) = client.keys("pushq:limit:apns:*")
+            client.hset(key, "until", 0)
+            ahead[0] = 10.0
+            grant = ask(gate, platform="apns")
+            assert (grant.permits, grant.probe) == (1, True)
+            # Time-outs and late answers of what was sent before it opened.
+            gate.report(APP, "apns", answered=0, failed=500)
+            gate.report(APP, "apns", answered=7, failed=0)
+            assert float(client.hget(key, "open") or 0) == 5
+            assert ask(gate, platform="apns").reason == "breaker_open"
+            gate.report(APP, "apns", answered=int(succeeds), failed=int(not succeeds) + 300, probe=succeeds)
+            assert float(client.hget(key, "open") or 0) == (0 if succeeds else 10)
+        assert value("pushq_breaker_state", "apns") == (0 if succeeds else 2)
 
     def test_what_is_reported_in_small_steps_adds_up(self, open_gate: OpenGates) -> None:
         gate = open_gate()
