@@ -30,7 +30,7 @@ from pushq.errors import SettingsError
 from pushq.mock import MockProcess
 from pushq.providers.apns.credentials import FLOOR_S, ProviderTokens, load_key
 from pushq.providers.client import CredentialRefused, CredentialUnavailable
-from pushq.providers.fcm.credentials import AccessTokens, load_account
+from pushq.providers.fcm.credentials import RETRY_S, AccessTokens, load_account
 from pushq.redis_client import open_redis
 from pushq.settings import ApnsSettings, FcmSettings, ServiceUrl, load_apps
 from tests.services.faults import crash
@@ -496,14 +496,34 @@ class TestAccessTokens:
 
     @pytest.mark.parametrize("status", [429, 500, 503])
     def test_an_endpoint_in_trouble_is_no_refusal(
-        self, process: Callable[[], AccessTokens], mock: MockProcess, status: int
+        self, process: Callable[[], AccessTokens], mock: MockProcess, clock: Clock, status: int
     ) -> None:
         mock.set_faults([{"platform": "oauth", "answer": {"status": status, "reason": "internal_failure"}}])
         tokens = process()
         with pytest.raises(CredentialUnavailable, match="'shop'"):
             tokens.authorization()
         mock.set_faults([])
+        clock.now += RETRY_S
         assert tokens.authorization()
+
+    def test_a_token_that_cannot_be_renewed_is_used_to_its_end(
+        self, process: Callable[[], AccessTokens], mock: MockProcess, clock: Clock
+    ) -> None:
+        tokens = process()
+        began, old = clock.now, tokens.authorization()
+        mock.set_faults([{"platform": "oauth", "answer": {"status": 503, "reason": "internal_failure"}}])
+        clock.now = began + 53 * MINUTE
+        assert tokens.authorization() == old
+        asked = self.requests(mock)
+        assert tokens.authorization() == old
+        assert self.requests(mock) == asked, "not again so soon"
+        clock.now = began + 61 * MINUTE
+        with pytest.raises(CredentialUnavailable):
+            tokens.authorization()
+        asked = self.requests(mock)
+        with pytest.raises(CredentialUnavailable, match="'shop'"):
+            tokens.authorization()
+        assert self.requests(mock) == asked, "at once"
 
     def test_an_endpoint_that_hangs_up_is_no_refusal(
         self, process: Callable[[], AccessTokens], mock: MockProcess

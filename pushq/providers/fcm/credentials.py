@@ -31,6 +31,10 @@ MARGIN_S: Final = 8 * 60
 TIMEOUT_S: Final = 15.0
 #: One token request may take TIMEOUT_S; who waits for the holder waits a little longer.
 LOCK_S: Final = 30
+#: After a failure nobody asks again for so long: each would wait out the same time-out in turn.
+RETRY_S: Final = 10.0
+#: A token that could not be renewed is used until this long before its end.
+LAST_USE_S: Final = 30.0
 
 
 class _Answer(transport.Response):
@@ -143,6 +147,8 @@ class AccessTokens:
         self._lock = threading.Lock()
         self._token = b""
         self._ends = 0.0
+        self._retry_at = 0.0
+        self._failure = ""
 
     def __repr__(self) -> str:
         return f"AccessTokens(app={self._app})"
@@ -158,12 +164,29 @@ class AccessTokens:
             CredentialRefused: Google does not accept the service account.
             CredentialUnavailable: the token endpoint does not answer.
         """
-        if self._clock() < self._ends - MARGIN_S:
+        if self._usable():
             return self._token
         with self._lock:
-            if self._clock() >= self._ends - MARGIN_S:
-                self._renew(stale=None)
+            if not self._usable():
+                try:
+                    self._renew(stale=None)
+                except CredentialUnavailable as exc:
+                    self._retry_at, self._failure = self._clock() + RETRY_S, str(exc)
+                    if self._clock() >= self._ends - LAST_USE_S:
+                        raise
+                    log.warning("fcm_token_not_renewed", extra={"app": self._app, "error": str(exc)})
         return self._token
+
+    def _usable(self) -> bool:
+        """Whether the token will do without a renewal, or with the one that has just failed."""
+        now = self._clock()
+        if now < self._ends - MARGIN_S:
+            return True
+        if now >= self._retry_at:
+            return False
+        if now < self._ends - LAST_USE_S:
+            return True
+        raise CredentialUnavailable(self._failure)
 
     def expired(self, stale: bytes) -> None:
         """FCM answered 401 to ``stale``: get another token, unless somebody already has."""
