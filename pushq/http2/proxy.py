@@ -144,6 +144,8 @@ def connect_request(proxy: Proxy, host: str, port: int) -> bytes:
     Raises:
         ConnectFailed: the password file cannot be read.
     """
+    if not host.isascii():
+        host = host.encode("idna").decode("ascii")  # the host alone: the head as a whole is no name
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
     try:
@@ -155,7 +157,7 @@ def connect_request(proxy: Proxy, host: str, port: int) -> bytes:
     if credentials is not None:
         pair = base64.b64encode(":".join(credentials).encode()).decode()
         lines.append(f"Proxy-Authorization: Basic {pair}")
-    return "\r\n".join([*lines, "", ""]).encode("idna" if not target.isascii() else "ascii")
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
 def await_tunnel(receive: Callable[[int], bytes], proxy: Proxy, host: str, port: int) -> None:

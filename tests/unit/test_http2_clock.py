@@ -22,6 +22,7 @@ from pushq.http2.members import Member
 from pushq.http2.network import Channel
 from pushq.http2.opening import Opener
 from pushq.http2.pool import Pool
+from pushq.http2.proxy import Proxy, connect_request
 from pushq.http2.reasons import NO_CONNECTION
 from pushq.http2.settings import Origin, PoolSettings
 from tests.unit.http2_referee import burst_of
@@ -202,3 +203,12 @@ def test_delivery_counts_it_as_a_failure(reason: Reason) -> None:
     burst.cancel(reason)
     attempt.collect(lambda answer: pytest.fail("there was no answer"))
     assert attempt.failed == 2
+
+
+def test_a_host_beyond_ascii_is_asked_for_by_its_encoded_name() -> None:
+    """The head as a whole is longer than a name may be."""
+    proxy = Proxy("proxy.example", 3128, user="push", password="x" * 80)
+    head = connect_request(proxy, "bücher.example", 443)
+    assert head.startswith(
+        b"CONNECT xn--bcher-kva.example:443 HTTP/1.1\r\nHost: xn--bcher-kva.example:443\r\n"
+    )
