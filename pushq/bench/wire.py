@@ -307,13 +307,15 @@ class _Measurement:
             if self._hopeless():
                 self._give_up()
                 return
+        hopeless = bool(burst.reasons) and self._hopeless()
         self._open.popleft()
         self._outstanding -= burst.count
         again: list[int] = []
-        if burst.reasons and attempt < _MAX_ATTEMPTS:
+        # What is not going to be sent again has to be counted.
+        if burst.reasons and not hopeless and attempt < _MAX_ATTEMPTS:
             again = [index for index, code in enumerate(burst.codes) if code in _UNPROCESSED]
         self._result.add(burst, again)
-        if burst.reasons and self._hopeless():
+        if hopeless:
             self._give_up()
             return
         if again:

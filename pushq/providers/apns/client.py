@@ -69,6 +69,7 @@ class ApnsClient:
             ),
         }
         self._started: set[str] = set()
+        self._closed = False
         self._authorization = b""  # used last
         self._outdated = b""  # one for whose age APNs closed a connection
         self._rendered: dict[uuid.UUID, tuple[bytes, HeaderTemplate, bytes]] = {}
@@ -77,13 +78,16 @@ class ApnsClient:
         self._start("production")
 
     def _start(self, environment: str) -> None:
-        if environment not in self._started:
+        if environment not in self._started and not self._closed:
             self._started.add(environment)
             self._pools[environment].start()
 
     def close(self, grace: float) -> None:
-        for environment in self._started:
-            self._pools[environment].close(grace)
+        self._closed = True
+        deadline = time.monotonic() + grace
+        # A copy: closing a pool waits, and others run meanwhile.
+        for environment in tuple(self._started):
+            self._pools[environment].close(max(0.0, deadline - time.monotonic()))
 
     def pool(self, environment: str) -> Pool:
         # Most apps have no sandbox devices: its connections are opened for the first of them.
