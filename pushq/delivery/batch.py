@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from typing import Final
 
@@ -101,12 +102,12 @@ class BatchRun:
                     if not (left and lease.interrupted and same):
                         raise
             self._journaled = True
+            self._check_lease()
         except redis.RedisError as exc:
             if at_most_once:
                 raise
             # at_least_once may go on without: after a crash everything that the row does not call final is sent again.
             log.warning("journal_unavailable", extra={**ids(lease), "error": type(exc).__name__})
-            outcomes = recover(lease.outcomes, None, at_most_once=False)
         attempt = Attempt(bytearray(outcomes), at_most_once, self._send.trust_rejections)
         if outcomes != lease.outcomes:
             tries = bytearray(lease.attempts)
@@ -117,6 +118,18 @@ class BatchRun:
                         attempt.dead.append(DeadLetter(position, Outcome.UNKNOWN, None, lost, None))
             lease.attempts = bytes(tries)
         return attempt
+
+    def _check_lease(self) -> None:
+        """Who slept between lease and journal may have opened one where a later holder has settled and left none."""
+        lease, seconds = self._lease, self._d.settings.lease_seconds
+        if time.monotonic() - lease.taken_at < seconds:
+            return
+        batches.extend(self._d.database, [lease], seconds)
+        if lease.lost:
+            self._close_journal()
+            raise Fenced(
+                f"the lease of batch {lease.batch_no} of send {lease.send_id} ended before its journal began"
+            )
 
     def _settle(self, client: ProviderClient, attempt: Attempt, sending: Sending, error: str | None) -> Step:
         self._journaled = sending.journaled
@@ -250,8 +263,8 @@ class BatchRun:
         """This batch has killed its workers, or was with them each time: nobody tries again until an operator says so."""
         lease = self._lease
         error = (
-            f"parked: {lease.crashes} workers in a row vanished while they ran this batch."
-            " Look at their logs and at its payload, then: pushq replay"
+            f"parked: {lease.crashes} workers in a row did not settle it (killed, or an error: see their logs)."
+            " Look at its payload, then: pushq replay"
         )
         attempt.end_pending(attempt.pending(), Outcome.EXHAUSTED, "parked")
         step = self._write(attempt, lease.attempts, Conclusion(None), error, parked=True)

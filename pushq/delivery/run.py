@@ -9,11 +9,12 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
 from pushq.database import Database
-from pushq.delivery.batch import BatchRun
+from pushq.delivery.batch import POSTPONE_S, BatchRun
 from pushq.delivery.drain import Drain
 from pushq.delivery.gate import Gate, OpenGate
 from pushq.delivery.leases import LeaseKeeper
@@ -113,10 +114,26 @@ class Delivery:
     def _run(self, lease: Lease) -> Step:
         with self._leases.hold(lease), self._watch.watch(lease.send_id, lease.rate) as watched:
             try:
-                return BatchRun(self._means, lease, self._send(lease), watched).go()
+                send = self._send(lease)
+            except Exception as exc:
+                self._hand_back(lease, exc)
+                raise
+            try:
+                return BatchRun(self._means, lease, send, watched).go()
             except Fenced as exc:
                 log.warning("batch_fenced", extra={**ids(lease), "reason": str(exc)})
                 return Step()
+
+    def _hand_back(self, lease: Lease, error: Exception) -> None:
+        """Nothing has been sent: without this it would look as if this process had vanished with the batch."""
+        with suppress(Exception):
+            batches.hand_back(
+                self._means.database,
+                lease,
+                delay=POSTPONE_S,
+                interrupted=lease.interrupted,
+                error=f"{type(error).__name__}: {error}",
+            )
 
     def _send(self, lease: Lease) -> Send:
         send = self._sends.get(lease.send_id)

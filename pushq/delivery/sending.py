@@ -50,7 +50,7 @@ class Sending:
         journaled: whether the lease has a journal.
 
     Attributes:
-        journaled: False as soon as it could not be written.
+        journaled: False as soon as it is gone or another holder's.
         again_in: set when something other than a failure kept recipients from being sent: seconds until they may be.
         why: what that was: ``paused``, ``shutdown``, or the gate's reason.
     """
@@ -72,6 +72,9 @@ class Sending:
         self.again_in: float | None = None
         self.why: str | None = None
         self._uncollected_s = 0.0
+        #: Positions from and to which the journal is behind, since Redis did not answer.
+        self._unwritten: tuple[int, int] | None = None
+        self._fenced = False
         #: A probe for the breaker: to be sent, and sent.
         self._probing = False
         self._probe: Burst | None = None
@@ -191,6 +194,9 @@ class Sending:
         attempt = self._attempt
         if attempt.halted is not None or attempt.reauthenticate is not None or self._lease.lost:
             return False
+        if self._fenced:
+            self.again_in = 0.0
+            return False
         if self._watched.held:
             self.again_in, self.why = 0.0, "paused"
             return False
@@ -245,12 +251,24 @@ class Sending:
     def _record(self, spans: list[tuple[int, bytes]]) -> None:
         """Journal what was taken in and report it to the gate."""
         attempt = self._attempt
-        if spans and self.journaled:
+        if (spans or self._unwritten) and self.journaled:
+            if self._unwritten:
+                # One range again, for the journal is behind in all of it.
+                first = min([self._unwritten[0], *(start for start, _ in spans)])
+                last = max([self._unwritten[1], *(start + len(values) for start, values in spans)])
+                spans = [(first, bytes(attempt.outcomes[first:last]))]
             try:
                 self._d.journal.write(self._lease, spans)
-            except (redis.RedisError, Fenced) as exc:
+                self._unwritten = None
+            except Fenced as exc:
                 # In-flight requests go on; whether this holder may still settle is for the row to say.
-                self.journaled = False
+                self.journaled, self._fenced = False, not self._send.at_most_once
+                log.warning("journal_not_written", extra={**ids(self._lease), "error": str(exc)})
+            except redis.RedisError as exc:
+                self._unwritten = (
+                    min(start for start, _ in spans),
+                    max(start + len(values) for start, values in spans),
+                )
                 log.warning("journal_not_written", extra={**ids(self._lease), "error": type(exc).__name__})
         probe = None if self._probe is None else _result(self._probe)
         if probe is not None:

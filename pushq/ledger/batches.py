@@ -7,6 +7,7 @@ through its lease can change nothing any more.
 from __future__ import annotations
 
 import math
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Lease:
         crashes: holders in a row that vanished.
         rate: of the send, requests per second for the whole fleet; None: no limit of its own.
         send_version: of the send's row: what was kept of the send under another one is out of date.
+        taken_at: by this process's monotonic clock; the lease began no earlier.
         lost: set when the lease could not be extended.
         given_up: set when its holder settled the batch or handed it back.
     """
@@ -65,12 +67,18 @@ class Lease:
     early_s: float = 0.0
     crashes: int = 0
     rate: int | None = None
+    taken_at: float = field(default_factory=time.monotonic, compare=False)
     lost: bool = field(default=False, compare=False)
     given_up: bool = field(default=False, compare=False)
 
     @property
     def key(self) -> tuple[uuid.UUID, int]:
         return self.send_id, self.batch_no
+
+    @property
+    def generation(self) -> int:
+        """Grows with every holder of the batch: a replay counts runs from none again, and raises the version."""
+        return self.send_version << 32 | self.runs
 
 
 def acquire(
@@ -83,7 +91,7 @@ def acquire(
     Args:
         suspects: whether also a batch whose last holder vanished with it.
     """
-    token = uuid.uuid4()
+    token, asked_at = uuid.uuid4(), time.monotonic()
     with database.begin() as connection:
         row = connection.execute(
             text(
@@ -139,6 +147,7 @@ def acquire(
         crashes=row.crashes,
         rate=row.rate,
         send_version=row.version,
+        taken_at=asked_at,
     )
 
 

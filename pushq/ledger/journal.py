@@ -1,7 +1,7 @@
 """The journal: outcomes of a running attempt, in Redis, one string per batch.
 
-The string is the lease's token (16 bytes), the run id of the Redis process that began it (40 characters), and then one byte per
-recipient. Every write is one script that fails unless the token is still the holder's, so a sleeper finds itself fenced. Losing
+The string is the lease's token (16 bytes), the run id of the Redis process that began it (40 characters), the
+holder's generation (16 hexadecimal digits), and then one byte per recipient. Every write is one script that fails unless the token is still the holder's, so a sleeper finds itself fenced. Losing
 Redis loses no send: the guarantee says what follows then.
 
 The run id tells a journal that Redis has held all along from one that came back with an old file or a replica that lagged: in that
@@ -21,17 +21,20 @@ from pushq.ledger.batches import Fenced, Lease
 #: A journal outlives its lease by far; what nobody came back for in three days is settled by the row alone.
 TTL_S: Final = 3 * 86_400
 _TOKEN: Final = 16
-_HEADER: Final = _TOKEN + 40
+_RUN: Final = _TOKEN + 40
+_HEADER: Final = _RUN + 16
 
 # Asked inside of the script: a fail-over between two commands would give a journal the run id of another process.
 _RUN_ID: Final = "string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')"
-# KEYS[1] journal; ARGV: what was read ('' = must not exist), own token, outcomes, ttl
+# KEYS[1] journal; ARGV: what was read ('' = must not exist), own token, outcomes, ttl, own generation
 # The whole of it is compared: its holder, if alive, may have claimed after it was read. Own: this was done, its answer was lost.
 _OPEN: Final = f"""
 local found = redis.call('GET', KEYS[1]) or ''
 if string.sub(found, 1, 16) == ARGV[2] then return 1 end
 if found ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2] .. {_RUN_ID} .. ARGV[3], 'EX', ARGV[4])
+local generation = tonumber(string.sub(found, {_RUN + 1}, {_HEADER}), 16)
+if generation and generation > tonumber(ARGV[5], 16) then return 0 end
+redis.call('SET', KEYS[1], ARGV[2] .. {_RUN_ID} .. ARGV[5] .. ARGV[3], 'EX', ARGV[4])
 return 1
 """
 _READ: Final = f"return {{redis.call('GET', KEYS[1]), {_RUN_ID}}}"
@@ -77,16 +80,19 @@ class Journal:
         value, run_id = self._read(keys=[_key(send_id, batch_no)])
         if not value or len(value) <= _HEADER:
             return None
-        return Found(value[:_TOKEN], value[_HEADER:], value[_TOKEN:_HEADER] == run_id, value)
+        return Found(value[:_TOKEN], value[_HEADER:], value[_TOKEN:_RUN] == run_id, value)
 
     def open(self, lease: Lease, outcomes: bytes, *, replaces: bytes) -> None:
         """Begin a journal, in the place of that of an earlier holder (``replaces``: ``raw`` as it was read, empty for none).
 
         Raises:
-            Fenced: the journal in place is another one, or was written to since.
+            Fenced: the journal in place is another one, was written to since, or is of a later holder: this one slept.
             redis.RedisError: Redis does not answer.
         """
-        if not self._open(keys=[_key(*lease.key)], args=[replaces, lease.token.bytes, outcomes, TTL_S]):
+        if not self._open(
+            keys=[_key(*lease.key)],
+            args=[replaces, lease.token.bytes, outcomes, TTL_S, f"{lease.generation:016x}"],
+        ):
             raise Fenced(
                 f"the journal of batch {lease.batch_no} of send {lease.send_id} belongs to another holder"
             )

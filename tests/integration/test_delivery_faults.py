@@ -23,9 +23,11 @@ from typing import Any
 import jwt
 import orjson
 import pytest
+import redis
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from pushq.delivery.sending import Sending
 from pushq.embedded.postgres import PostgresServer
 from pushq.embedded.redis import RedisServer
 from pushq.errors import ServiceUnavailable
@@ -402,8 +404,9 @@ class TestCredentials:
                 assert mock.accepted("apns") == every("apns", BATCH) | {token("apns", 1000): 1}
 
     def test_a_token_endpoint_that_does_not_answer_costs_no_attempt(
-        self, world: World, worker: Worker, mock: MockProcess
+        self, world: World, worker: Worker, mock: MockProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("pushq.providers.fcm.credentials.RETRY_S", 0.0)  # time passes in the ledger only
         mock.set_faults(
             [{"platform": "oauth", "answer": {"status": 500, "body": "no", "reason": "server_error"}}]
         )
@@ -520,6 +523,93 @@ class TestCrash:
         assert len(reads) == 2
         assert world.totals(send_id) == {"devices": BATCH, "accepted": 10, "unknown": 20}
         assert set(mock.accepted("apns")) == {token("apns", user) for user in range(21, 31)}
+
+    def test_what_redis_did_not_take_is_journaled_as_soon_as_it_does(
+        self, world: World, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        send_id, batch_no = send_to(world)
+        write, settle = worker.journal.write, batches.settle
+        failed: list[object] = []
+
+        def fail_once(*args: Any) -> None:
+            if not failed:
+                failed.append(args)
+                raise redis.ConnectionError
+            write(*args)
+
+        def look(*args: Any, **options: Any) -> Any:
+            found = worker.journal.read(send_id, batch_no)
+            assert found is not None
+            seen.append(found.outcomes)
+            return settle(*args, **options)
+
+        seen: list[bytes] = []
+        monkeypatch.setattr("pushq.delivery.sending.CHUNK", 10)
+        monkeypatch.setattr(worker.journal, "write", fail_once)
+        monkeypatch.setattr(batches, "settle", look)
+        worker.run(send_id, batch_no)
+        assert failed
+        assert seen == [bytes([Outcome.ACCEPTED]) * BATCH]
+
+    def test_who_finds_its_journal_taken_over_sends_no_more(
+        self, world: World, worker: Worker, mock: MockProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        send_id, batch_no = send_to(world)
+        mock.set_latency(0)
+        monkeypatch.setattr("pushq.delivery.sending.CHUNK", 10)
+
+        def fenced(*_: Any) -> None:
+            raise batches.Fenced("taken over")
+
+        monkeypatch.setattr(worker.journal, "write", fenced)
+        wait = Sending._collect
+
+        def collect_all(self: Sending) -> None:
+            for burst in self._attempt.open_bursts():
+                burst.wait(DEADLINE_S)
+            wait(self)
+
+        monkeypatch.setattr(Sending, "_collect", collect_all)
+        worker.run(send_id, batch_no)
+        assert mock.accepted("apns") == every("apns", 10)
+
+    @pytest.mark.parametrize("settled", [True, False])
+    def test_who_slept_before_its_journal_began_sends_nothing(
+        self, world: World, worker: Worker, mock: MockProcess, monkeypatch: pytest.MonkeyPatch, settled: bool
+    ) -> None:
+        send_id, batch_no = send_to(world, guarantee="at_most_once")
+        acquire = batches.acquire
+
+        def acquire_and_sleep(*args: Any, **options: Any) -> Any:
+            lease = acquire(*args, **options)
+            monkeypatch.setattr(batches, "acquire", acquire)
+            assert lease is not None
+            lease.taken_at -= world.settings.lease_seconds
+            world.let_leases_end(send_id)
+            if settled:
+                worker.run(send_id, batch_no)
+            else:
+                later = world.acquire(send_id, batch_no)
+                worker.journal.open(later, later.outcomes, replaces=b"")
+            return lease
+
+        monkeypatch.setattr(batches, "acquire", acquire_and_sleep)
+        worker.run(send_id, batch_no)
+        assert mock.accepted("apns") == (every("apns", BATCH) if settled else {})
+
+    def test_a_send_that_cannot_be_loaded_is_no_vanished_worker(
+        self, world: World, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        send_id, batch_no = send_to(world, guarantee="at_most_once")
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(sends, "load", fail)
+            worker.run(send_id, batch_no)
+        finish(worker, send_id)
+        assert world.totals(send_id) == {"devices": BATCH, "accepted": BATCH}
 
     def test_two_crashes_in_a_row(
         self, world: World, worker: Worker, mock: MockProcess, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import redis
@@ -157,3 +158,13 @@ def test_a_journal_that_came_back_with_another_redis_may_lack_claims(
     heir = lease(1)
     journal.open(heir, heir.outcomes, replaces=found.raw)
     assert journal.read(*heir.key) == Found(heir.token.bytes, bytes(SIZE), whole=True)
+
+
+def test_a_holder_that_slept_before_its_journal_began_takes_none_from_a_later_one(journal: Journal) -> None:
+    sleeper, holder = lease(), replace(lease(), runs=2)
+    replayed = replace(lease(), send_version=1)
+    journal.open(holder, bytes(SIZE), replaces=b"")
+    claim(journal, holder, 0, 2)
+    with pytest.raises(Fenced):
+        journal.open(sleeper, bytes(SIZE), replaces=raw(journal, holder))
+    journal.open(replayed, bytes(SIZE), replaces=raw(journal, holder))
