@@ -54,6 +54,33 @@ unknown: Final = Counter(
     "pushq_unknown", "Recipients of whom nobody knows whether they were reached.", (*_TARGET, "reason")
 )
 
+_POOL: Final = ("pool",)
+apns_connection_pool_exhausted: Final = Counter(
+    "apns_connection_pool_exhausted",
+    "How often requests waited, all connections to APNs were full, and no more were allowed.",
+    _POOL,
+)
+http2_pool_exhausted: Final = Counter(
+    "pushq_http2_pool_exhausted", "The same for every provider, APNs included.", _POOL
+)
+http2_connections_opened: Final = Counter("pushq_http2_connections_opened", "Connections made.", _POOL)
+http2_connections_ended: Final = Counter(
+    "pushq_http2_connections_ended", "Connections that ended, by reason.", (*_POOL, "reason")
+)
+http2_connects_failed: Final = Counter(
+    "pushq_http2_connects_failed", "Attempts to connect that failed, by reason.", (*_POOL, "reason")
+)
+http2_goaways: Final = Counter("pushq_http2_goaways", "GOAWAYs, by HTTP/2 error code.", (*_POOL, "code"))
+http2_connections: Final = Gauge(
+    "pushq_http2_connections",
+    "Connections that take requests, and those that only finish theirs.",
+    (*_POOL, "state"),
+)
+http2_streams: Final = Gauge(
+    "pushq_http2_streams", "Requests in flight, and the limit now.", (*_POOL, "kind")
+)
+http2_queued: Final = Gauge("pushq_http2_queued", "Requests that wait for a stream.", _POOL)
+
 
 def serve(host: str, port: int) -> Callable[[], None]:
     """Serve the metrics over HTTP; returns what ends it.

@@ -17,6 +17,7 @@ from pushq.providers.apns import request
 from pushq.providers.apns.credentials import ProviderTokens, load_key
 from pushq.providers.apns.responses import RULES, judge
 from pushq.providers.client import Message
+from pushq.providers.pool_metrics import PoolMetrics, expose
 from pushq.settings import ApnsSettings
 
 log = logging.getLogger("pushq.apns")
@@ -58,6 +59,7 @@ class ApnsClient:
                 proxy=proxy,
                 retire_on=_retires,
                 on_goaway=self._went_away,
+                observer=PoolMetrics(),
             ),
             "sandbox": Pool(
                 f"apns/{app}/sandbox",
@@ -66,8 +68,11 @@ class ApnsClient:
                 proxy=proxy,
                 retire_on=_retires,
                 on_goaway=self._went_away,
+                observer=PoolMetrics(),
             ),
         }
+        for pool in self._pools.values():
+            expose(pool)
         self._started: set[str] = set()
         self._closed = False
         self._authorization = b""  # used last

@@ -17,6 +17,7 @@ from pushq.providers.client import Message
 from pushq.providers.fcm import request
 from pushq.providers.fcm.credentials import AccessTokens
 from pushq.providers.fcm.responses import judge
+from pushq.providers.pool_metrics import PoolMetrics, expose
 from pushq.settings import FcmSettings
 
 #: FCM's back end takes 100 at once and answers the next one with GOAWAY (firebase-admin-node caps itself at the same figure).
@@ -60,7 +61,9 @@ class FcmClient:
                 open_spacing_s=0.05,
             ),
             proxy=proxy,
+            observer=PoolMetrics(),
         )
+        expose(self._pool)
         self._template: tuple[bytes, HeaderTemplate] | None = None
         self._rendered: dict[uuid.UUID, dict[str, Any]] = {}
 

@@ -1,0 +1,44 @@
+"""What the connection pools of a worker count, as metrics."""
+
+from __future__ import annotations
+
+from pushq import metrics
+from pushq.http2 import Pool, Reason
+
+#: Error codes of RFC 9113 section 7; whatever else a peer sends is one label.
+_HIGHEST_CODE = 0xD
+
+
+class PoolMetrics:
+    """Counts events of pools; see :class:`pushq.http2.figures.PoolObserver`."""
+
+    def connection_opened(self, pool: str, seconds: float) -> None:
+        metrics.http2_connections_opened.labels(pool).inc()
+
+    def connection_ended(self, pool: str, reason: Reason) -> None:
+        metrics.http2_connections_ended.labels(pool, reason).inc()
+
+    def connect_failed(self, pool: str, reason: Reason) -> None:
+        metrics.http2_connects_failed.labels(pool, reason).inc()
+
+    def goaway_received(self, pool: str, code: int) -> None:
+        metrics.http2_goaways.labels(pool, str(code) if code <= _HIGHEST_CODE else "other").inc()
+
+    def exhausted(self, pool: str) -> None:
+        metrics.http2_pool_exhausted.labels(pool).inc()
+        if pool.startswith("apns/"):
+            metrics.apns_connection_pool_exhausted.labels(pool).inc()
+
+
+def expose(pool: Pool) -> None:
+    """Let the gauges of this pool be read from it whenever they are scraped. The newest pool of a name counts."""
+    name, stats = pool.name, pool.stats
+    metrics.http2_connections.labels(name, "open").set_function(lambda: stats().connections)
+    metrics.http2_connections.labels(name, "draining").set_function(lambda: stats().draining)
+    metrics.http2_streams.labels(name, "in_use").set_function(lambda: stats().streams)
+    metrics.http2_streams.labels(name, "limit").set_function(lambda: stats().stream_limit)
+    metrics.http2_queued.labels(name).set_function(lambda: stats().queued)
+    # Zero from the start: an alert on a counter that appears with its first event misses that one.
+    metrics.http2_pool_exhausted.labels(name)
+    if name.startswith("apns/"):
+        metrics.apns_connection_pool_exhausted.labels(name)

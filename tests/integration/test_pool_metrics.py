@@ -1,0 +1,72 @@
+"""What Prometheus sees of the connection pools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from pushq.embedded.server import free_port
+from pushq.http2 import Origin, Pool, PoolSettings
+from pushq.providers.pool_metrics import PoolMetrics, expose
+from tests.integration.h2_server import Authority, H2Server, Request, Settings
+from tests.integration.pool_world import PATIENT, burst_of, number_of, until
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def value(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
+
+
+@contextmanager
+def open_pool(name: str, origin: Origin, **settings: Any) -> Iterator[Pool]:
+    pool = Pool(name, origin, PoolSettings(**settings), observer=PoolMetrics())
+    expose(pool)
+    try:
+        yield pool
+    finally:
+        pool.close(0)
+
+
+def test_a_pool_that_may_have_no_more_connections_is_counted(authority: Authority) -> None:
+    name, held = "apns/metrics", list[Request]()
+
+    def behave(request: Request) -> None:
+        if number_of(request):
+            held.append(request)
+        else:
+            request.answer()
+
+    with (
+        H2Server(authority, behave, settings={Settings.MAX_CONCURRENT_STREAMS: 10}) as server,
+        open_pool(name, server.origin, max_connections=2, first_request_alone=False) as pool,
+    ):
+        assert value("apns_connection_pool_exhausted_total", pool=name) == 0
+        pool.submit(burst_of(100, start=1), PATIENT)
+        until(lambda: len(held) == 18)
+        until(lambda: value("apns_connection_pool_exhausted_total", pool=name) == 1)
+        assert value("pushq_http2_pool_exhausted_total", pool=name) == 1
+        assert value("pushq_http2_connections_opened_total", pool=name) == 2
+        assert value("pushq_http2_connections", pool=name, state="open") == 2
+        assert value("pushq_http2_streams", pool=name, kind="in_use") == 18
+        assert value("pushq_http2_streams", pool=name, kind="limit") == 18
+        assert value("pushq_http2_queued", pool=name) == 82
+    assert value("pushq_http2_connections", pool=name, state="open") == 0
+    assert value("pushq_http2_connections_ended_total", pool=name, reason="pool_closed") == 2
+
+
+def test_attempts_that_fail_are_counted_by_reason() -> None:
+    name = "fcm/metrics"
+    with open_pool(name, Origin("localhost", free_port()), backoff_min_s=0.01) as pool:
+        pool.start()
+        until(
+            lambda: (value("pushq_http2_connects_failed_total", pool=name, reason="connect_refused") or 0) > 0
+        )
+    assert value("apns_connection_pool_exhausted_total", pool=name) is None
