@@ -59,6 +59,11 @@ class Case:
     recovery_limit_s: float = RECOVERY_LIMIT_S
 
 
+#: How often a fault is inflicted until it meets something, and how the problem begins that says it did not.
+TRIES: Final = 3
+MET_NOTHING: Final = "the fault met nothing"
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table."""
@@ -83,14 +88,13 @@ class Stage:
 
     site: Site
     cohorts: list[Cohort]
-    #: By guarantee: recipients that were still to be reached when the fault had struck; the least of several strikes.
+    #: By guarantee: recipients that were still to be reached when the fault had struck, the first time if it strikes several times.
     to_do: dict[str, int] = field(default_factory=dict)
 
     def strike(self) -> None:
         """The fault has struck: note how much of the sends was still to be done."""
         for cohort in self.cohorts:
-            count = self.site.unreached(cohort)
-            self.to_do[cohort.guarantee] = min(count, self.to_do.get(cohort.guarantee, count))
+            self.to_do.setdefault(cohort.guarantee, self.site.unreached(cohort))
 
     def send(self) -> None:
         self.site.broadcast(*self.cohorts)
@@ -118,7 +122,20 @@ class Stage:
 def perform(
     case: Case, site: Site, guarantees: Sequence[str] = GUARANTEES, *, devices: int | None = None
 ) -> list[Row]:
-    """Carry a case out; one row for each guarantee. A case that could not be carried out gives rows that say so."""
+    """Carry a case out; one row for each guarantee. A case that could not be carried out gives rows that say so.
+
+    A fault that met nothing has shown nothing: it is inflicted again, up to three times in all. Whatever else is wrong stays.
+    """
+    for _ in range(TRIES - 1):
+        rows = _perform(case, site, guarantees, devices)
+        problems = [problem for row in rows for problem in row.verdict.problems]
+        if not problems or not all(MET_NOTHING in problem for problem in problems):
+            return rows
+        say(f"     {case.name:4} {site.kind:8} again: {problems[0]}")
+    return _perform(case, site, guarantees, devices)
+
+
+def _perform(case: Case, site: Site, guarantees: Sequence[str], devices: int | None) -> list[Row]:
     began = time.monotonic()
     cohorts: list[Cohort] = []
     try:
@@ -135,7 +152,9 @@ def perform(
         fault.problems += site.crew.ended()
         for cohort in cohorts:
             if not stage.to_do.get(cohort.guarantee):
-                fault.problems.append(f"{cohort.guarantee}: the fault met a send with nothing left to do")
+                fault.problems.append(
+                    f"{MET_NOTHING} in the send {cohort.guarantee}: it had reached everybody"
+                )
         rows = [row_of(case.name, case.title, site, cohort, fault, end, case) for cohort in cohorts]
     except (ChaosError, CrewError, ServiceUnavailable) as exc:
         site.servers.heal()
@@ -192,7 +211,7 @@ def row_of(
     elif recovery > limit:
         verdict.problems.append(f"recovery took more than {limit:g} s")
     if case is not None and case.cuts_off and in_flight == 0:
-        verdict.problems.append("the fault met nothing under way")
+        verdict.problems.append(f"{MET_NOTHING} under way")
     verdict.problems.extend(fault.problems)
     return Row(name, title, site.kind, cohort.guarantee, verdict, in_flight, recovery, fault.notes)
 
