@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+
+import pytest
 
 # Before any import of pushq or Celery reads them: a developer's PUSHQ_DATABASE_URL must not be what a test writes to.
 for _name in [name for name in os.environ if name.startswith(("PUSHQ_", "CELERY_", "PG"))]:
@@ -16,3 +20,11 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
         signal.signal(_number, _handler)
 
 pytest_plugins = ["tests.services.fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def _gevent_lets_go() -> Iterator[None]:
+    """gevent closes a socket in its loop; a test that ends before a turn of it would leave the socket to the next test's collector."""
+    yield
+    if "gevent" in sys.modules:
+        sys.modules["gevent"].sleep(0)

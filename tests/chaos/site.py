@@ -289,15 +289,17 @@ class Site:
     ) -> int:
         """How many recipients of an at_most_once send may be or become unknown; its workers must be dead or stopped.
 
-        Whoever is claimed or unknown; without ``journal`` (it is lost) everybody open in a batch that is running.
+        Whoever is claimed or unknown; in a running batch without a journal (it is lost, or its holder was killed before it began
+        one, which nobody can tell apart) everybody open.
         """
         count = 0
         for batch in self.batches(cohort):
             if batch.platform not in platforms:
                 continue
             outcomes = batch.outcomes
-            if batch.state in ("running", "queued") and journal:
-                outcomes = self._journal(cohort, batch) or outcomes
+            found = self._journal(cohort, batch) if batch.state in ("running", "queued") and journal else None
+            if found is not None:
+                outcomes = found
             elif batch.state == "running":
                 count += outcomes.count(Outcome.PENDING)
             count += outcomes.count(Outcome.CLAIMED) + outcomes.count(Outcome.UNKNOWN)

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import random
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -334,8 +335,11 @@ def test_registrations_go_on_during_an_import(store: Database, tmp_path: Path) -
 
     data = HEADER + "".join(f"{n},shop,fcm,{token(n)}\n" for n in range(1, 20_001))
 
+    begun = threading.Event()
+
     class Chunked(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
+            begun.set()
             return super().read(50_000)
 
     with ThreadPoolExecutor(1) as thread:
@@ -347,6 +351,7 @@ def test_registrations_go_on_during_an_import(store: Database, tmp_path: Path) -
             rejects=tmp_path / "r.csv",
             window=1000,
         )
+        assert begun.wait(30)  # a registration from before the import would rightly lose to it
         mine = {}
         for n in range(1, 20_001, 100):
             register(store, Device(user_id=n + 1_000_000, app="shop", platform="fcm", token=token(n)))
