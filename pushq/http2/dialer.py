@@ -187,7 +187,7 @@ class Dialer:
             self._session = session
 
 
-def _secured(sock: socket.socket, proxy: Proxy) -> socket.socket:
+def _secured(sock: socket.socket, proxy: Proxy) -> gevent.ssl.SSLSocket:
     """TLS to the proxy itself. Our TLS to the origin runs inside of it.
 
     Raises:
@@ -199,8 +199,17 @@ def _secured(sock: socket.socket, proxy: Proxy) -> socket.socket:
             context.load_verify_locations(proxy.ca_file)
         else:
             context.load_default_certs()
-        secured: socket.socket = context.wrap_socket(sock, server_hostname=proxy.host)
-    except OSError as error:  # ssl.SSLError is one too
+        # The handshake apart: wrap_socket() takes over the file descriptor, and a time-out within it would leave that open.
+        secured = context.wrap_socket(sock, server_hostname=proxy.host, do_handshake_on_connect=False)
+    except OSError as error:
         sock.close()
         raise ConnectFailed(Reason.PROXY_TLS_FAILED, f"proxy {proxy}: {describe(error)}") from error
+    try:
+        secured.do_handshake()
+    except OSError as error:  # ssl.SSLError is one too
+        secured.close()
+        raise ConnectFailed(Reason.PROXY_TLS_FAILED, f"proxy {proxy}: {describe(error)}") from error
+    except BaseException:
+        secured.close()
+        raise
     return secured

@@ -76,16 +76,16 @@ def connect_first(addresses: Sequence[Address], stagger_s: float = STAGGER_S) ->
     Raises:
         AllFailed: every address refused, or there was none.
     """
-    ends: Queue[socket.socket | OSError] = Queue()
+    race = _Race()
     racers: list[gevent.Greenlet[..., None]] = []
     waiting = deque(addresses)
     failures: list[OSError] = []
     try:
         while waiting or len(failures) < len(racers):
             if waiting:
-                racers.append(gevent.spawn(_race, waiting.popleft(), ends))
+                racers.append(gevent.spawn(_run, waiting.popleft(), race))
             try:
-                end = ends.get(timeout=stagger_s if waiting else None)
+                end = race.ends.get(timeout=stagger_s if waiting else None)
             except Empty:
                 continue
             if not isinstance(end, OSError):
@@ -93,26 +93,39 @@ def connect_first(addresses: Sequence[Address], stagger_s: float = STAGGER_S) ->
             failures.append(end)
         raise AllFailed(failures)
     finally:
-        gevent.killall(racers)
-        while not ends.empty():  # photo finish
-            late = ends.get_nowait()
+        # Nothing here may wait: the caller's time-out would strike in the wait, and the winner would be nobody's.
+        race.over = True
+        gevent.killall(racers, block=False)
+        while not race.ends.empty():  # photo finish
+            late = race.ends.get_nowait()
             if not isinstance(late, OSError):
                 late.close()
 
 
-def _race(address: Address, ends: Queue[socket.socket | OSError]) -> None:
+class _Race:
+    """Where the racers report, and whether anybody listens."""
+
+    def __init__(self) -> None:
+        self.ends: Queue[socket.socket | OSError] = Queue()
+        self.over = False
+
+
+def _run(address: Address, race: _Race) -> None:
     try:
         sock = socket.socket(address.family, constants.SOCK_STREAM, constants.IPPROTO_TCP)
     except OSError as error:  # a family that this system does not have
-        ends.put(error)
+        race.ends.put(error)
         return
     try:
         sock.connect(address.sockaddr)
     except OSError as error:
         sock.close()
-        ends.put(error)
+        race.ends.put(error)
     except BaseException:  # killed: another one was faster
         sock.close()
         raise
     else:
-        ends.put(sock)
+        if race.over:  # connected in the very turn in which it was to be killed
+            sock.close()
+        else:
+            race.ends.put(sock)

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import gevent
 import pytest
 
 from pushq.http2 import Code, Origin, Reason
 from pushq.http2.dialer import Dialer
 from pushq.http2.errors import ConnectFailed
-from pushq.http2.racing import Address
+from pushq.http2.racing import Address, connect_first
 from tests.integration import pool_world
 from tests.integration.h2_server import Authority, H2Server, Request
 from tests.integration.pool_world import PATIENT, Pools, burst_of, heard, number_of, send, tally, until
@@ -217,3 +218,32 @@ def test_a_renewal_that_went_wrong_keeps_the_old_certificate(
         until(lambda: pool.stats().connections == 0)
         assert tally(send(pool, burst_of(1, start=9))) == {Code.OK: 1}
         assert "http2_certificates_reloaded" in [record.getMessage() for record in caplog.records]
+
+
+def test_a_time_out_at_any_moment_of_the_race_leaves_no_socket_open() -> None:
+    """Also one that strikes when a racer has just won: nobody would own the winner."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
+        port = listener.getsockname()[1]
+        # The second is still connecting when the first has won, or the other way round.
+        addresses = [
+            Address(socket.AF_INET, ("127.0.0.1", port)),
+            Address(socket.AF_INET, ("127.0.0.1", port)),
+        ]
+        won = 0
+        for step in range(200):
+            with gevent.Timeout(step * 5e-6, False):
+                connect_first(addresses, stagger_s=0).close()
+                won += 1
+        gevent.sleep(0.05)
+        listener.settimeout(0.5)
+        peers = 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                peer, _ = listener.accept()
+                with peer:
+                    peers += 1
+                    peer.settimeout(PATIENT)
+                    with contextlib.suppress(ConnectionResetError):
+                        assert peer.recv(1) == b""
+        assert won
+        assert peers >= won

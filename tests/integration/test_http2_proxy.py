@@ -116,6 +116,21 @@ def test_what_a_proxy_can_say(
     assert not any("hush" in text or "aHVzaC" in text for text in everything)
 
 
+def test_a_proxy_that_should_speak_tls_and_says_nothing(authority: Authority, pools: Pools) -> None:
+    with H2Server(authority) as server, socket.create_server(("127.0.0.1", 0)) as proxy:
+        url = f"https://localhost:{proxy.getsockname()[1]}"
+        pool = pools(server.origin, proxy=Proxy.parse(url), connect_timeout_s=0.3, queue_timeout_s=0.3)
+        assert tally(send(pool, burst_of(1))) == {Code.NOT_SENT: 1}
+        until(lambda: heard(pool).failed != [])
+        assert set(heard(pool).failed) == {Reason.PROXY_TLS_FAILED}
+        proxy.settimeout(PATIENT)
+        peer, _ = proxy.accept()
+        with peer:
+            peer.settimeout(PATIENT)
+            while peer.recv(4096):  # our half of the handshake, and then the end of a socket that was closed
+                pass
+
+
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 102 Processing\r\n\r\n" + ESTABLISHED, b"HTTP/1.0 200 OK\n\n"])
 def test_interim_answers_and_bare_line_feeds(answer: bytes, authority: Authority, pools: Pools) -> None:
     with H2Server(authority) as server, ConnectProxy(lambda head: answer) as proxy:
