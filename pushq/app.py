@@ -151,6 +151,8 @@ def _amqp_options() -> dict[str, Any]:
 def _redis_options() -> dict[str, Any]:
     return {
         "visibility_timeout": REDIS_VISIBILITY_S,
+        # Of the lock under which unacknowledged messages are put back; whoever is killed with it must not stop that for five minutes.
+        "unacked_mutex_expire": 15,
         "socket_timeout": 15,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from inspect import Signature, signature
-from typing import Any
+from typing import Any, Final
 
 from celery import Task
+from celery.exceptions import Reject
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
@@ -16,9 +18,17 @@ from pushq.app import PUBLISH_TIMEOUTS, app
 from pushq.errors import InvalidRequest, ServiceUnavailable
 from pushq.settings import load
 from pushq.submission import Guarantee, Submission, parse_submission, submit
+from pushq.tasks import calls
 
 #: Celery's own names for an option that only makes sense on a running task.
 _FORBIDDEN_OPTIONS = ("countdown", "eta", "retries", "link", "link_error", "chain", "group_id", "chord")
+
+log = logging.getLogger("pushq.calls")
+
+#: Wait before a call is tried again that the ledger could not take (PostgreSQL away); doubles each time. Below the time after which
+#: Redis' messages come back by themselves.
+ACCEPT_AGAIN_S: Final = 2
+ACCEPT_AGAIN_MOST_S: Final = 20
 
 
 class EntryTask(Task):  # type: ignore[misc]
@@ -28,6 +38,7 @@ class EntryTask(Task):  # type: ignore[misc]
     """
 
     abstract = True
+    max_retries = None  # until the ledger has it
 
     call: Callable[..., Submission]
 
@@ -48,7 +59,7 @@ class EntryTask(Task):  # type: ignore[misc]
             InvalidRequest: names the argument, what was found and what is allowed; nothing was published.
             ServiceUnavailable: the broker did not take the message; nothing was accepted, the call may be repeated.
         """
-        for name in _FORBIDDEN_OPTIONS:
+        for name in () if _published(args or (), kwargs or {}) else _FORBIDDEN_OPTIONS:
             if options.get(name) is not None:
                 raise InvalidRequest(
                     name,
@@ -56,23 +67,23 @@ class EntryTask(Task):  # type: ignore[misc]
                     "send_at, to send later" if name in ("countdown", "eta") else "none",
                 )
         submission = self.checked(args or (), kwargs or {})
+        remembered = options.pop("remembered", 0)
         send_id = uuid.UUID(task_id) if task_id else submission.send_id()
         if not self.app.conf.broker_url:
             load().need_broker()
+        message = submission.as_json()
         try:
-            return super().apply_async(
-                (submission.as_json(),), {}, task_id=str(send_id), **PUBLISH_TIMEOUTS, **options
-            )
+            result = super().apply_async((message,), {}, task_id=str(send_id), **PUBLISH_TIMEOUTS, **options)
         except (OperationalError, OSError) as exc:
             raise ServiceUnavailable(
                 "The broker", "PUSHQ_BROKER_URL", type(exc.__cause__ or exc).__name__
             ) from exc
+        calls.remember(str(send_id), self.name, message, remembered)
+        return result
 
     def checked(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Submission:
-        if len(args) == 1 and not kwargs and isinstance(args[0], Mapping) and "called_at" in args[0]:
-            return parse_submission(
-                args[0]
-            )  # Celery publishes the task again as it is (redelivery, Flower's "retry")
+        if _published(args, kwargs):
+            return parse_submission(args[0])
         try:
             bound = _arguments(type(self)).bind(*args, **kwargs)
         except TypeError as exc:
@@ -82,7 +93,27 @@ class EntryTask(Task):  # type: ignore[misc]
     def run(self, submission: dict[str, Any]) -> None:
         from pushq.tasks.runtime import runtime  # noqa: PLC0415 - callers of the task need no database driver
 
-        runtime().accept(uuid.UUID(self.request.id), parse_submission(submission))
+        call = parse_submission(submission)
+        try:
+            runtime().accept(uuid.UUID(self.request.id), call)
+        except InvalidRequest:
+            calls.forget(self.request.id)
+            raise  # it would be refused again
+        except Exception as exc:  # noqa: BLE001 - whatever it was, the call must not be lost
+            # The message is all that there is of this call until the ledger has it, and a task that fails is acknowledged. One that
+            # expires meanwhile is accepted all the same: the ledger shows then what became of it.
+            log.warning("call_not_accepted", extra={"send_id": self.request.id, "error": type(exc).__name__})
+            wait = min(ACCEPT_AGAIN_MOST_S, ACCEPT_AGAIN_S * 2**self.request.retries)
+            try:
+                raise self.retry(exc=exc, countdown=wait) from exc
+            except ServiceUnavailable as unpublished:
+                raise Reject(str(unpublished), requeue=True) from exc
+        calls.forget(self.request.id)
+
+
+def _published(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Celery publishes the task again as it is: a redelivery, a retry, Flower's "retry"."""
+    return len(args) == 1 and not kwargs and isinstance(args[0], Mapping) and "called_at" in args[0]
 
 
 def _arguments(task: type[EntryTask]) -> Signature:

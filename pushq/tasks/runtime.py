@@ -26,6 +26,7 @@ from pushq.providers.proxy import proxy_of
 from pushq.redis_client import open_redis
 from pushq.settings import Settings, load
 from pushq.submission import Submission
+from pushq.tasks import calls
 from pushq.tasks.publish import publish
 from pushq.tasks.redelivery import restore_unacknowledged
 from pushq.tokens.cache import TokenCache
@@ -152,6 +153,7 @@ class Runtime:
 
     def sweep(self) -> None:
         restore_unacknowledged()
+        calls.publish_again(time.time())
         sweeper.sweep(self.database, self.settings, publish)
 
     def cleanup(self) -> None:

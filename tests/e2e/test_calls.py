@@ -1,0 +1,77 @@
+"""A call that a caller was told is accepted reaches the ledger, whatever happens to it on its way."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+
+import redis
+
+from pushq.app import BROADCAST
+from pushq.demo.fleet import Fleet
+from pushq.embedded.postgres import PostgresServer
+from pushq.embedded.redis import RedisServer
+from tests.e2e.world import SEND_TIMEOUT_S, World, open_world
+
+CALL = """
+from pushq import send_broadcast
+print(send_broadcast.delay({"title": "Sale"}, {"segments": ["all"]}, app="shop", guarantee="at_least_once").id)
+"""
+
+
+def call(world: World) -> uuid.UUID:
+    done = world.python(CALL)
+    assert done.returncode == 0, done.stderr
+    return uuid.UUID(done.stdout.strip())
+
+
+def everybody_once(world: World) -> dict[str, dict[str, int]]:
+    return {platform: dict.fromkeys(world.alive(platform), 1) for platform in ("apns", "fcm")}
+
+
+def test_a_call_that_finds_no_postgresql_is_accepted_when_it_is_back(
+    database: str, redis_url: str, broker_url: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """A task that fails is acknowledged, and until the ledger has the call, its message is all there is of it."""
+    with open_world(tmp_path, database_url=database, redis_url=redis_url, broker_url=broker_url) as world:
+        world.import_devices(300, 0.0)
+        assert world.fleet is not None
+        postgres.stop()
+        send_id = call(world)
+        deadline = time.monotonic() + SEND_TIMEOUT_S
+        while "call_not_accepted" not in world.fleet.log_tail("core"):
+            assert time.monotonic() < deadline, world.fleet.log_tail("core")
+            time.sleep(0.1)
+        postgres.start()
+        assert world.finished(send_id).total("accepted") == 300
+        assert world.provider_counts() == everybody_once(world)
+
+
+def test_a_call_that_vanished_between_redis_and_the_worker_is_published_again(
+    database: str, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """As when a worker is killed that has taken a message and not yet noted it as taken."""
+    url, broker_url = redis_server.url(0), redis_server.url(1)
+    with (
+        open_world(
+            tmp_path, database_url=database, redis_url=url, broker_url=broker_url, workers=()
+        ) as world,
+        redis.Redis.from_url(broker_url) as broker,
+    ):
+        world.import_devices(300, 0.0)
+        send_id = call(world)
+        assert broker.lpop(BROADCAST) is not None
+        assert broker.hkeys("pushq:calls") == [str(send_id).encode()]
+        # The time for which a busy worker may let it wait.
+        broker.zincrby("pushq:calls:due", -3600, str(send_id))
+        with Fleet(world.environment, tmp_path) as world.fleet:
+            deadline = time.monotonic() + SEND_TIMEOUT_S
+            while world.progress(send_id) is None:
+                assert time.monotonic() < deadline, world.fleet.log_tail("core")
+                time.sleep(0.1)
+            assert world.finished(send_id).total("accepted") == 300
+            assert world.provider_counts() == everybody_once(world)
+            while broker.exists("pushq:calls", "pushq:calls:due"):
+                assert time.monotonic() < deadline, "the call is still remembered"
+                time.sleep(0.1)
