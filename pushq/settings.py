@@ -338,6 +338,10 @@ def _needed(value: ServiceUrl | None, name: str, expected: str) -> ServiceUrl:
 
 #: Fields of Settings that come from the environment, by variable.
 _VARIABLES: Final = {PREFIX + name.upper(): name for name in Settings.model_fields if name != "apps"}
+#: URLs hold passwords: each can stand in a file instead, which systemd and Kubernetes hand over without showing it to `ps`.
+_FROM_FILES: Final = {
+    f"{PREFIX}{name.upper()}_FILE": name for name in ("database_url", "broker_url", "redis_url")
+}
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
@@ -353,9 +357,12 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         if not variable.startswith(PREFIX):
             continue
         name = _VARIABLES.get(variable)
-        if name is None:
-            near = difflib.get_close_matches(variable, _VARIABLES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(_VARIABLES))}"
+        if variable in _FROM_FILES:
+            _read_into(values, problems, variable, Path(value), environ)
+        elif name is None:
+            known = [*_VARIABLES, *_FROM_FILES]
+            near = difflib.get_close_matches(variable, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(known))}"
             problems.append(f"{variable}: found a variable that pushq does not know; expected {hint}")
         elif value == "":
             problems.append(f"{variable}: found an empty value; expected a value, or the variable unset")
@@ -375,9 +382,33 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     return settings
 
 
+def _read_into(
+    values: dict[str, Any], problems: list[str], variable: str, path: Path, environ: Mapping[str, str]
+) -> None:
+    """Take a value from the file at ``path``, or say what is wrong with it; never what stands in it."""
+    direct = variable.removesuffix("_FILE")
+    if direct in environ:
+        problems.append(f"{variable}: found next to {direct}; expected only one of the two")
+        return
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        why = (exc.strerror if isinstance(exc, OSError) else None) or "no UTF-8"
+        problems.append(
+            f"{variable}: found {str(path)!r}, which cannot be read ({why}); expected a file with a URL in it"
+        )
+        return
+    if text:
+        values[_FROM_FILES[variable]] = text
+    else:
+        problems.append(f"{variable}: found {str(path)!r}, which is empty; expected a file with a URL in it")
+
+
 def _variable(name: str, environ: Mapping[str, str]) -> str:
     """The variable that a field's value came from."""
     variable = PREFIX + name.upper()
+    if variable not in environ and f"{variable}_FILE" in environ:
+        return f"{variable}_FILE"
     return "HTTPS_PROXY" if name == "http_proxy" and variable not in environ else variable
 
 

@@ -161,6 +161,52 @@ class TestEnvironment:
         assert found.reveal() == url
 
 
+class TestUrlsInFiles:
+    """PUSHQ_DATABASE_URL_FILE and its like: what systemd's credentials and Kubernetes' secrets are handed over as."""
+
+    URL = "amqp://pushq:hunter2@broker//"
+
+    def test_the_file_holds_the_url_and_its_last_line_may_end(self, tmp_path: Path) -> None:
+        file = tmp_path / "broker-url"
+        file.write_text(f"{self.URL}\n")
+        settings = load({"PUSHQ_BROKER_URL_FILE": str(file)})
+        assert settings.need_broker().reveal() == self.URL
+        assert settings.database_url is None
+
+    @pytest.mark.parametrize(
+        ("content", "found"),
+        [
+            (None, "cannot be read (No such file or directory)"),
+            (b"", "is empty"),
+            (b" \n", "is empty"),
+            (b"\xff\xfe", "cannot be read (no UTF-8)"),
+        ],
+    )
+    def test_a_file_that_holds_none_is_said_by_its_variable(
+        self, tmp_path: Path, content: bytes | None, found: str
+    ) -> None:
+        file = tmp_path / "broker-url"
+        if content is not None:
+            file.write_bytes(content)
+        assert wrong({"PUSHQ_BROKER_URL_FILE": str(file)}) == [
+            f"PUSHQ_BROKER_URL_FILE: found {str(file)!r}, which {found}; expected a file with a URL in it"
+        ]
+
+    def test_a_wrong_url_in_it_is_said_by_its_variable_and_not_shown(self, tmp_path: Path) -> None:
+        file = tmp_path / "broker-url"
+        file.write_text("kafka://pushq:hunter2@broker")
+        (line,) = wrong({"PUSHQ_BROKER_URL_FILE": str(file)})
+        assert line.startswith("PUSHQ_BROKER_URL_FILE: found a URL that begins with 'kafka://'")
+        assert "hunter2" not in line
+
+    def test_both_is_one_too_many(self, tmp_path: Path) -> None:
+        file = tmp_path / "broker-url"
+        file.write_text(self.URL)
+        assert wrong({"PUSHQ_BROKER_URL_FILE": str(file), "PUSHQ_BROKER_URL": self.URL}) == [
+            "PUSHQ_BROKER_URL_FILE: found next to PUSHQ_BROKER_URL; expected only one of the two"
+        ]
+
+
 class TestSecrets:
     @pytest.mark.parametrize(
         "url",
