@@ -1,19 +1,162 @@
 """Every metric of pushq: names and label sets in one place, labels from closed sets.
 
-The parts count where something is decided; a worker serves what they counted on ``PUSHQ_METRICS_PORT``. No device, user, send or
-text of a provider is ever a label.
+The parts count where something is decided, per chunk or per settlement and never per recipient. Each process serves what it counted
+(``PUSHQ_METRICS_PORT``; see :mod:`pushq.observe.endpoint`), and the exporter what only the broker and the ledger know. No device, user
+or text of a provider is ever a label; a send is one only in the exporter, for the newest open sends.
+
+docs/metrics.md explains them for operators.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+import math
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
 
-from prometheus_client import Counter, Gauge, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from pushq.errors import SettingsError
 
 _TARGET: Final = ("app", "platform")
+_LANE: Final = (*_TARGET, "lane")
+
+#: Values of the label ``lane``.
+LANES: Final = ("broadcast", "transactional")
+#: Values of the label ``reason`` of recipients that were not delivered to: the ledger's outcomes but for accepted.
+FAILURES: Final = (
+    "token_dead",
+    "rejected",
+    "exhausted",
+    "expired",
+    "suppressed",
+    "cancelled",
+    "unknown",
+)
+#: Values of the label ``reason`` of deactivated tokens: a provider called it dead, nobody saw the device for long, the phone belongs to
+#: another user now, or the application said so.
+DEACTIVATIONS: Final = ("token_dead", "unseen", "moved", "unregistered")
+
+
+class Histogram(Collector):
+    """A histogram that counts any number of equal values at once.
+
+    prometheus_client's own takes them one by one, which would cost more than a request does. Safe for many threads or greenlets.
+
+    Args:
+        buckets: upper bounds in rising order, without the infinite one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        buckets: Sequence[float],
+        registry: CollectorRegistry | None = REGISTRY,
+    ) -> None:
+        self._name, self._documentation, self._labels = name, documentation, tuple(labels)
+        self._bounds = tuple(buckets)
+        self._lock = threading.Lock()
+        #: By the labels' values: how many per bucket, the infinite one last, and their sum.
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+        if registry is not None:
+            registry.register(self)
+
+    def observe(self, labels: tuple[str, ...], value: float, count: int = 1) -> None:
+        """Count ``value`` so many times.
+
+        Args:
+            labels: their values, in the order of their names; ``count`` 0 lets the series begin.
+        """
+        at = bisect_left(self._bounds, value)
+        with self._lock:
+            counts = self._counts.get(labels)
+            if counts is None:
+                if len(labels) != len(self._labels):
+                    raise ValueError(f"{self._name} has the labels {self._labels}, found {labels}")
+                counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
+                self._sums[labels] = 0.0
+            counts[at] += count
+            self._sums[labels] += value * count
+
+    def describe(self) -> Iterable[Metric]:
+        yield HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+
+    def collect(self) -> Iterable[Metric]:
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        with self._lock:
+            series = [(labels, list(counts), self._sums[labels]) for labels, counts in self._counts.items()]
+        for labels, counts, total in series:
+            buckets: list[tuple[str, float]] = []
+            upto = 0
+            for bound, count in zip((*self._bounds, math.inf), counts, strict=True):
+                upto += count
+                buckets.append((floatToGoString(bound), upto))
+            family.add_metric(labels, buckets, total)
+        yield family
+
+
+# What is sent, and what comes of it
+
+push_sent: Final = Counter(
+    "push_sent", "Requests that were handed to a provider, every attempt; counted when they end.", _LANE
+)
+push_delivered: Final = Counter("push_delivered", "Recipients that the provider accepted.", _LANE)
+push_failed: Final = Counter(
+    "push_failed",
+    f"Recipients that ended otherwise; reason: {', '.join(FAILURES)}.",
+    (*_LANE, "reason"),
+)
+push_retries: Final = Counter(
+    "push_retries", "Recipients that are to be tried again after a failed attempt.", _LANE
+)
+push_dead_letters: Final = Counter(
+    "push_dead_letters",
+    "Dead letters written; reason as in push_failed_total.",
+    (*_TARGET, "reason"),
+)
+unknown: Final = Counter(
+    "pushq_unknown", "Recipients of whom nobody knows whether they were reached.", (*_TARGET, "reason")
+)
+push_e2e_latency: Final = Histogram(
+    "push_e2e_latency_seconds",
+    "From the call (or the time that it asked for) to a recipient's final answer.",
+    ("platform", "lane"),
+    (0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 1, 1.5, 2.5, 4, 6, 10, 15, 30, 60, 120, 300),
+)
+push_provider_latency: Final = Histogram(
+    "push_provider_latency_seconds",
+    "From writing a request to its answer.",
+    _TARGET,
+    (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.4, 0.6, 1, 1.5, 2.5, 4, 6, 10, 15, 30),
+)
+apns_errors: Final = Counter("apns_errors", "Answers of APNs other than 200, by its reason.", ("reason",))
+fcm_errors: Final = Counter("fcm_errors", "Answers of FCM other than 200, by its error code.", ("code",))
+hms_errors: Final = Counter(
+    "hms_errors", "Answers of HMS that are no success, by its result code.", ("code",)
+)
+
+# Tokens
+
+token_cache_hits: Final = Counter(
+    "token_cache_hits", "Recipients whose token came from Redis.", ("platform",)
+)
+token_cache_misses: Final = Counter(
+    "token_cache_misses", "Recipients whose token had to be read from PostgreSQL.", ("platform",)
+)
+push_tokens_deactivated: Final = Counter(
+    "push_tokens_deactivated",
+    f"Tokens taken out of use; reason: {', '.join(DEACTIVATIONS)}.",
+    (*_TARGET, "reason"),
+)
+
+# Limits
 
 mass_invalidation_held: Final = Gauge(
     "pushq_mass_invalidation_held",
@@ -45,14 +188,17 @@ guarded_unproven: Final = Counter(
     "Rejections of tokens that were not believed: nothing proves that the set-up is right.",
     _TARGET,
 )
+# The ledger
+
 batches_parked: Final = Counter(
     "pushq_batches_parked", "Batches that crashed their workers too often and were put aside."
 )
+last_sweep: Final = Gauge(
+    "pushq_last_sweep_timestamp_seconds", "When this process swept last, UNIX time; 0: not since it started."
+)
 sweeper: Final = Counter("pushq_sweeper", "What the sweeper did, in rows.", ("action",))
 leases_lost: Final = Counter("pushq_leases_lost", "Leases that another holder took over or that ended.")
-unknown: Final = Counter(
-    "pushq_unknown", "Recipients of whom nobody knows whether they were reached.", (*_TARGET, "reason")
-)
+# Connections
 
 _POOL: Final = ("pool",)
 apns_connection_pool_exhausted: Final = Counter(
@@ -80,6 +226,93 @@ http2_streams: Final = Gauge(
     "pushq_http2_streams", "Requests in flight, and the limit now.", (*_POOL, "kind")
 )
 http2_queued: Final = Gauge("pushq_http2_queued", "Requests that wait for a stream.", _POOL)
+
+
+class Family(NamedTuple):
+    """A gauge that the exporter makes anew for every scrape, in the order in which ``GaugeMetricFamily`` takes it."""
+
+    name: str
+    documentation: str
+    labels: tuple[str, ...] = ()
+
+
+# The exporter
+
+_SEND: Final = ("send", *_TARGET)
+queue_messages: Final = Family(
+    "pushq_queue_messages",
+    "Messages in a queue of the broker; state: ready, unacked. Unacked is absent where it cannot be known.",
+    ("queue", "state"),
+)
+queue_up: Final = Family("pushq_queue_up", "1 while the broker answers about its queues.", ("broker",))
+queue_unacked_known: Final = Family(
+    "pushq_queue_unacked_known",
+    "1 while the broker says how many messages are unacknowledged; RabbitMQ needs PUSHQ_RABBITMQ_MANAGEMENT_URL for it.",
+    ("broker",),
+)
+oldest_waiting_batch: Final = Family(
+    "pushq_oldest_waiting_batch_seconds",
+    "How long the batch that waits longest has been due without a worker; 0: none waits.",
+    ("platform",),
+)
+batches: Final = Family("pushq_batches", "Batches of open sends, by state.", ("platform", "state"))
+send_pending_recipients: Final = Family(
+    "pushq_send_pending_recipients",
+    "Recipients without a final outcome, of the newest open sends (50 at most).",
+    _SEND,
+)
+send_recipients: Final = Family(
+    "pushq_send_recipients",
+    "Recipients by outcome, of the newest open sends (50 at most).",
+    (*_SEND, "outcome"),
+)
+send_eta: Final = Family(
+    "pushq_send_eta_seconds",
+    "Time left at the rate of the last minutes, of the newest open sends; absent while nobody can tell.",
+    ("send",),
+)
+sends: Final = Family(
+    "pushq_sends", "Sends by state; those that have ended: within the last day.", ("state",)
+)
+tokens_active: Final = Family(
+    "push_tokens_active",
+    "Active tokens; a sample of the table counted every five minutes, exact while the table is small.",
+    _TARGET,
+)
+redis_memory: Final = Family(
+    "pushq_redis_memory_bytes", "Memory of Redis; kind: used, max (0: no limit).", ("kind",)
+)
+exporter_up: Final = Family(
+    "pushq_exporter_up", "1 while the source answers in time; source: broker, database, redis.", ("source",)
+)
+exporter_errors: Final = Counter(
+    "pushq_exporter_errors", "Scrapes in which a source did not answer in time.", ("source",), registry=None
+)
+
+
+# Credentials and this process
+
+credential_expiry: Final = Gauge(
+    "pushq_credential_expiry_timestamp_seconds",
+    "When a credential ends, UNIX time; kind: client_certificate, access_token, provider_token, ca.",
+    (*_TARGET, "kind"),
+)
+build_info: Final = Gauge("pushq_build_info", "1; what runs here is in the labels.", ("version", "python"))
+
+
+def expect(app: str, platform: str) -> None:
+    """Begin the series of an app and platform at zero: an alert on a counter that appears with its first event misses that one."""
+    for lane in LANES:
+        for counter in (push_sent, push_delivered, push_retries):
+            counter.labels(app, platform, lane)
+        for reason in FAILURES:
+            push_failed.labels(app, platform, lane, reason)
+        push_e2e_latency.observe((platform, lane), 0.0, 0)
+    for reason in FAILURES:
+        push_dead_letters.labels(app, platform, reason)
+    push_provider_latency.observe((app, platform), 0.0, 0)
+    token_cache_hits.labels(platform)
+    token_cache_misses.labels(platform)
 
 
 def serve(host: str, port: int) -> Callable[[], None]:
