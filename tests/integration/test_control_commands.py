@@ -26,16 +26,10 @@ from pushq.embedded.postgres import PostgresServer
 from pushq.errors import InvalidRequest, PushqError
 from pushq.ledger.outcomes import Outcome
 from pushq.settings import ServiceUrl, Settings
-from tests.integration.ledger_world import World, bare_app, open_world, shared_database
-from tests.services.fixtures import Fleet
+from tests.integration.ledger_world import World, bare_app, open_world
 
 BATCH = 10
 NOBODY = "00000000-0000-4000-8000-000000000000"
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
 
 
 @pytest.fixture

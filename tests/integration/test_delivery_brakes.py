@@ -13,50 +13,23 @@ import pytest
 
 from pushq.delivery import run as delivery_run
 from pushq.delivery.gate import Grant
-from pushq.embedded.postgres import PostgresServer
 from pushq.http2 import PoolSettings
 from pushq.ledger import batches, sends, sweeper
 from pushq.ledger.orders import DeliverBatch
 from pushq.ledger.outcomes import Outcome
 from pushq.mock import MockProcess
 from pushq.providers.apns import client as apns_client
-from pushq.settings import AppSettings, load_apps
-from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, shared_database, token
-from tests.services.fixtures import Fleet
+from pushq.settings import AppSettings
+from tests.integration.ledger_world import APP, Worker, World, open_worker, token
 
 BATCH = 30
 GUARANTEES = ("at_most_once", "at_least_once")
 SERVER_ERROR = {"status": 503, "reason": "ServiceUnavailable"}
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
 @pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    running.set_latency(0)
-    return running
-
-
-@pytest.fixture
-def app(mock: MockProcess) -> AppSettings:
-    return load_apps(mock.config_file)[APP]
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
-
-
-@pytest.fixture
-def world(postgres: PostgresServer, ledger_url: str, app: AppSettings) -> Iterator[World]:
-    with open_world(ledger_url, app, batch_size=BATCH, plan_page=100, request_timeout=10.0) as world:
-        world.empty()
-        yield world
+def world_settings() -> dict[str, Any]:
+    return {"batch_size": BATCH, "plan_page": 100, "request_timeout": 10.0}
 
 
 @dataclass

@@ -38,9 +38,8 @@ from pushq.mock import MockProcess
 from pushq.providers.apns import client as apns_client
 from pushq.providers.apns.credentials import load_key
 from pushq.settings import ApnsSettings, AppSettings, FcmSettings, load_apps
-from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, shared_database, token
+from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, token
 from tests.services.faults import crash
-from tests.services.fixtures import Fleet
 
 BATCH = 30
 DEADLINE_S = 20.0
@@ -49,42 +48,6 @@ GUARANTEES = ("at_most_once", "at_least_once")
 
 class Crashed(BaseException):
     """The process ends here: nothing that would be done afterwards is done."""
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
-@pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    running.set_latency(0)
-    return running
-
-
-@pytest.fixture
-def app(mock: MockProcess) -> AppSettings:
-    return load_apps(mock.config_file)[APP]
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
-
-
-@pytest.fixture
-def world(postgres: PostgresServer, ledger_url: str, app: AppSettings) -> Iterator[World]:
-    with open_world(ledger_url, app, batch_size=BATCH, plan_page=100, request_timeout=1.0) as world:
-        world.empty()
-        yield world
-
-
-@pytest.fixture
-def worker(world: World, redis_url: str) -> Iterator[Worker]:
-    with open_worker(world, redis_url) as worker:
-        yield worker
 
 
 def send_to(world: World, count: int = BATCH, platform: str = "apns", **call: Any) -> tuple[uuid.UUID, int]:

@@ -9,44 +9,18 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from pushq.embedded.postgres import PostgresServer
 from pushq.limits.gate import FleetGate
 from pushq.mock import MockProcess
 from pushq.redis_client import open_redis
-from pushq.settings import AppSettings, ServiceUrl, load_apps
-from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, shared_database
-from tests.services.fixtures import Fleet
+from pushq.settings import AppSettings, ServiceUrl
+from tests.integration.ledger_world import APP, Worker, World, open_worker
 
 BATCH = 60
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
 @pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    return running
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
-
-
-@pytest.fixture
-def app(mock: MockProcess) -> AppSettings:
-    return load_apps(mock.config_file)[APP]
-
-
-@pytest.fixture
-def world(postgres: PostgresServer, ledger_url: str, app: AppSettings) -> Iterator[World]:
-    with open_world(ledger_url, app, batch_size=BATCH, plan_page=100, request_timeout=5.0) as world:
-        world.empty()
-        yield world
+def world_settings() -> dict[str, Any]:
+    return {"batch_size": BATCH, "plan_page": 100, "request_timeout": 5.0}
 
 
 @contextmanager

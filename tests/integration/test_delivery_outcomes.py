@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,46 +23,16 @@ from tests.integration.ledger_world import (
     World,
     open_worker,
     open_world,
-    shared_database,
     token,
 )
-from tests.services.fixtures import Fleet
 
 BATCH = 30
 SERVER_ERROR = {"status": 503, "reason": "ServiceUnavailable"}
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
 @pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    return running
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
-
-
-@pytest.fixture
-def world(postgres: PostgresServer, ledger_url: str, mock: MockProcess) -> Iterator[World]:
-    app = load_apps(mock.config_file)[APP]
-    with open_world(
-        ledger_url, app, batch_size=BATCH, plan_page=100, request_timeout=1.0, retry_max_attempts=3
-    ) as world:
-        world.empty()
-        yield world
-
-
-@pytest.fixture
-def worker(world: World, redis_url: str) -> Iterator[Worker]:
-    with open_worker(world, redis_url) as worker:
-        yield worker
+def world_settings() -> dict[str, Any]:
+    return {"batch_size": BATCH, "plan_page": 100, "request_timeout": 1.0, "retry_max_attempts": 3}
 
 
 def users(count: int, first: int = 1) -> dict[str, Any]:

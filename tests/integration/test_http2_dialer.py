@@ -17,19 +17,8 @@ from pushq.http2 import Code, Origin, Reason
 from pushq.http2.dialer import Dialer
 from pushq.http2.errors import ConnectFailed
 from pushq.http2.racing import Address, connect_first
-from tests.integration import pool_world
 from tests.integration.h2_server import Authority, H2Server, Request
 from tests.integration.pool_world import PATIENT, Pools, burst_of, heard, number_of, send, tally, until
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def pools() -> Iterator[Pools]:
-    yield from pool_world.made()
 
 
 class Names:

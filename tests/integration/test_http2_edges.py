@@ -52,11 +52,6 @@ MAX = 2**31 - 1
 Pools = Callable[..., Pool]
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
 @pytest.fixture
 def pools() -> Iterator[Pools]:
     made: list[Pool] = []

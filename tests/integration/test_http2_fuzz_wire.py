@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gevent
-import pytest
 from hyperframe.frame import (
     DataFrame,
     Frame,
@@ -46,11 +45,6 @@ OCTETS = st.one_of(
     FRAMES.map(lambda frame: frame.serialize()),
     st.binary(max_size=30),
 )
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None)

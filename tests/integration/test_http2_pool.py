@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import gevent
@@ -22,20 +21,8 @@ from pushq.http2 import (
     Reason,
 )
 from pushq.http2.frames import ErrorCode
-from tests.integration import pool_world
 from tests.integration.h2_server import Authority, H2Server, Request, Settings, accept_all
 from tests.integration.pool_world import MAX, PATIENT, Pools, burst_of, heard, number_of, send, tally, until
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def pools() -> Iterator[Pools]:
-    yield from pool_world.made()
-
 
 # The ordinary way
 

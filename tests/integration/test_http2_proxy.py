@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import logging
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pushq.errors import SettingsError
 from pushq.http2 import Code, Proxy, Reason
-from tests.integration import pool_world
 from tests.integration.connect_proxy import ESTABLISHED, ConnectProxy
 from tests.integration.h2_server import Authority, H2Server, Request
 from tests.integration.pool_world import PATIENT, Pools, burst_of, heard, number_of, send, tally, until
@@ -21,16 +19,6 @@ USER, PASSWORD = "push", "s3cret/@:pass"
 REQUIRED = (
     b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n"
 )
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def pools() -> Iterator[Pools]:
-    yield from pool_world.made()
 
 
 def guarded(head: str) -> bytes:

@@ -26,11 +26,6 @@ Pools = Callable[..., Pool]
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
 def pem(authority: Authority) -> Path:
     return authority.issue("localhost")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from functools import partial
 
 import gevent
@@ -12,19 +11,8 @@ import pytest
 
 from pushq.http2 import Code, ConnectionState
 from pushq.http2.frames import ErrorCode
-from tests.integration import pool_world
 from tests.integration.h2_server import Authority, H2Server, Request, ServerConnection, Settings
 from tests.integration.pool_world import MAX, PATIENT, Pools, burst_of, heard, number_of, send, tally, until
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def pools() -> Iterator[Pools]:
-    yield from pool_world.made()
 
 
 def test_free_streams_are_no_reason_to_grow(authority: Authority, pools: Pools) -> None:

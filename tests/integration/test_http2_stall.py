@@ -5,28 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import gevent
 import pytest
 
 from pushq.http2 import Burst, Code, Pool
-from tests.integration import pool_world
 from tests.integration.h2_server import Authority, H2Server, Request
 from tests.integration.pool_world import PATIENT, TEMPLATE, Pools, burst_of, number_of, send, tally
 
 STALL_S = 2.0
 REQUESTS, BURST, QUEUE = 2000, 100, 600
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def pools() -> Iterator[Pools]:
-    yield from pool_world.made()
 
 
 def deliver(pool: Pool, targets: list[bytes], ended: Counter[Code], queued: list[int]) -> None:

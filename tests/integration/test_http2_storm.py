@@ -7,29 +7,18 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import gevent
 import pytest
 
 from pushq.http2 import Burst, Code, Origin, Pool
 from pushq.http2.frames import ErrorCode
-from tests.integration import pool_world
 from tests.integration.h2_server import Authority, H2Server, Request
 from tests.integration.pool_world import PATIENT, Pools, burst_of, send, tally
 
 LOW, HIGH = 0.05, 0.4
 GREENLETS, POOLS = 1000, 4
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def pools() -> Iterator[Pools]:
-    yield from pool_world.made()
 
 
 class Door:

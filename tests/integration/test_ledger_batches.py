@@ -20,16 +20,10 @@ from pushq.ledger.batches import DeadLetter, Fenced, Lease
 from pushq.ledger.orders import DeliverBatch, Order, ProcessDeadLetters
 from pushq.ledger.outcomes import Outcome
 from pushq.ledger.progress import reasons, recent, waiting_dead_letters
-from tests.integration.ledger_world import World, bare_app, open_world, shared_database
-from tests.services.fixtures import Fleet
+from tests.integration.ledger_world import World, bare_app, open_world
 
 WINDOW, BATCH = 3, 10
 DEADLINE_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
 
 
 @pytest.fixture

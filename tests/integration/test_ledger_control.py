@@ -36,16 +36,10 @@ from pushq.ledger.recipients import recipients
 from pushq.ledger.replay import REPLAYABLE, choose, preview, replay
 from pushq.ledger.sends import UnknownSend, WrongState
 from pushq.settings import RetrySettings
-from tests.integration.ledger_world import World, bare_app, open_world, shared_database
-from tests.services.fixtures import Fleet
+from tests.integration.ledger_world import World, bare_app, open_world
 
 BATCH = 10
 NOBODY = uuid.UUID("00000000-0000-4000-8000-000000000000")
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
 
 
 @pytest.fixture

@@ -21,17 +21,11 @@ from pushq.errors import ServiceUnavailable
 from pushq.ledger import planner, sends, sweeper
 from pushq.ledger.orders import DeliverBatch, PlanShard
 from pushq.ledger.planner import MAX_SCAN, next_scan_limit
-from tests.integration.ledger_world import APP, World, bare_app, open_world, shared_database
-from tests.services.fixtures import Fleet
+from tests.integration.ledger_world import APP, World, bare_app, open_world
 
 BATCH, PAGE = 40, 100
 ALL_ACTIVE = "d.is_active AND d.app = 'shop'"
 DEADLINE_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
 
 
 @pytest.fixture

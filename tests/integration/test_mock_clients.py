@@ -37,13 +37,6 @@ def running(request: pytest.FixtureRequest) -> Iterator[MockProcess]:
         yield mock
 
 
-@pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    running.set_latency(0)
-    return running
-
-
 def trusting(mock: MockProcess) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=mock.ready["ca_file"])
 

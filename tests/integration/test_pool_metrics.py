@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from prometheus_client import REGISTRY
 
 from pushq.embedded.server import free_port
@@ -14,11 +13,6 @@ from pushq.http2 import Origin, Pool, PoolSettings
 from pushq.providers.pool_metrics import PoolMetrics, expose
 from tests.integration.h2_server import Authority, H2Server, Request, Settings
 from tests.integration.pool_world import PATIENT, burst_of, number_of, until
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 def value(name: str, **labels: str) -> float | None:

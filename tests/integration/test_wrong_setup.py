@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 
-from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import sends
 from pushq.mock import MockProcess
-from pushq.settings import AppSettings, load_apps
+from pushq.settings import AppSettings
 from pushq.tokens.invalidation import invalidate_from_dead_letters
-from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, shared_database, token
-from tests.services.fixtures import Fleet
+from tests.integration.ledger_world import APP, Worker, World, open_worker, token
 
 DEVICES = 10_000
 #: One that the mock knows the bundle of, but not for such messages: every token is refused by itself.
@@ -25,33 +22,9 @@ DISALLOWED = "com.example.other"
 WRONG = {"status": 400, "reason": "DeviceTokenNotForTopic"}
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
 @pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    return running
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
-
-
-@pytest.fixture
-def right(mock: MockProcess) -> AppSettings:
-    return load_apps(mock.config_file)[APP]
-
-
-@pytest.fixture
-def world(postgres: PostgresServer, ledger_url: str, right: AppSettings) -> Iterator[World]:
-    with open_world(ledger_url, right, request_timeout=10.0) as world:
-        world.empty()
-        yield world
+def world_settings() -> dict[str, Any]:
+    return {"request_timeout": 10.0}
 
 
 def misled(right: AppSettings, topic: str) -> AppSettings:
