@@ -9,7 +9,6 @@ docs/metrics.md explains them for operators.
 
 from __future__ import annotations
 
-import math
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +17,6 @@ from typing import Final, NamedTuple
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, start_http_server
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from pushq.errors import SettingsError
 
@@ -95,11 +93,16 @@ class Histogram(Collector):
         for labels, counts, total in series:
             buckets: list[tuple[str, float]] = []
             upto = 0
-            for bound, count in zip((*self._bounds, math.inf), counts, strict=True):
+            for bound, count in zip((*map(_bound, self._bounds), "+Inf"), counts, strict=True):
                 upto += count
-                buckets.append((floatToGoString(bound), upto))
+                buckets.append((bound, upto))
             family.add_metric(labels, buckets, total)
         yield family
+
+
+def _bound(value: float) -> str:
+    # 1.0 and not 1, as prometheus_client writes it: to Prometheus it is a text.
+    return str(float(value))
 
 
 # What is sent, and what comes of it
