@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pushq.errors import PushqError
-from pushq.mock.settings import DEAD_PREFIX, MockSettings
+from pushq.mock.settings import DEAD_PREFIX, LOOPBACK, MockSettings
 
 EXAMPLE = """\b
 Example:
@@ -35,6 +35,11 @@ Example:
 @click.option("--latency-ms", type=click.FloatRange(min=0), default=80.0, help="From request to answer.")
 @click.option("--latency-spread", type=click.FloatRange(min=0), default=0.0, help="Plus or minus, in ms.")
 @click.option("--dead-prefix", default=DEAD_PREFIX, help="Tokens that begin with this are dead.")
+@click.option(
+    "--host",
+    default=LOOPBACK,
+    help="Name that clients reach it by. Another than localhost is for a container: it listens on all interfaces.",
+)
 @click.option("--topic", default="com.example.shop", help="Bundle id of the app.")
 @click.option(
     "--apns-streams", type=click.IntRange(min=1), default=1000, help="Streams after the first good JWT."

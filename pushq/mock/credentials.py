@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from pushq.mock.settings import LOOPBACK
+
 CERTIFICATE_LIFE = dt.timedelta(days=365)
 PROJECT_ID = "pushq-demo"
 CLIENT_EMAIL = f"pushq@{PROJECT_ID}.iam.gserviceaccount.com"
@@ -59,8 +61,11 @@ class Credentials:
         write_private(self.service_account_file, json.dumps(account, indent=2).encode())
 
 
-def make_credentials(folder: Path) -> Credentials:
-    """Load what the folder holds, make what is missing. Raises ``OSError`` when the folder cannot be written."""
+def make_credentials(folder: Path, host: str = LOOPBACK) -> Credentials:
+    """Load what the folder holds, make what is missing. ``host`` is a name that the certificate has to be for.
+
+    Raises ``OSError`` when the folder cannot be written.
+    """
     folder = folder.resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     ca_file, certificate_file, certificate_key_file = (
@@ -68,8 +73,8 @@ def make_credentials(folder: Path) -> Credentials:
         folder / "server.pem",
         folder / "server-key.pem",
     )
-    if not (ca_file.exists() and certificate_key_file.exists() and _serves_on(certificate_file)):
-        _make_certificates(ca_file, certificate_file, certificate_key_file)
+    if not (ca_file.exists() and certificate_key_file.exists() and _serves_on(certificate_file, host)):
+        _make_certificates(ca_file, certificate_file, certificate_key_file, host)
     team_id, apns_key_file = _apns_key(folder)
     apns_key = serialization.load_pem_private_key(apns_key_file.read_bytes(), None)
     assert isinstance(apns_key, ec.EllipticCurvePrivateKey)
@@ -97,12 +102,15 @@ def write_private(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-def _serves_on(certificate_file: Path) -> bool:
-    """Whether the certificate is there and lasts another day."""
+def _serves_on(certificate_file: Path, host: str) -> bool:
+    """Whether the certificate is there, for this name, and lasts another day."""
     if not certificate_file.exists():
         return False
     certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-    return certificate.not_valid_after_utc > dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return host in names.get_values_for_type(x509.DNSName) and (
+        certificate.not_valid_after_utc > dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    )
 
 
 def _apns_key(folder: Path) -> tuple[str, Path]:
@@ -131,7 +139,7 @@ def _service_account_key(path: Path) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-def _make_certificates(ca_file: Path, certificate_file: Path, key_file: Path) -> None:
+def _make_certificates(ca_file: Path, certificate_file: Path, key_file: Path, host: str) -> None:
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pushq mock CA")])
     ca = (
@@ -144,7 +152,8 @@ def _make_certificates(ca_file: Path, certificate_file: Path, key_file: Path) ->
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     loopback = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
-    names = [x509.DNSName("localhost"), *(x509.IPAddress(address) for address in loopback)]
+    hosts = dict.fromkeys((LOOPBACK, host))
+    names = [*map(x509.DNSName, hosts), *(x509.IPAddress(address) for address in loopback)]
     certificate = (
         _certificate(name, ca_name, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -39,7 +39,7 @@ from pushq.mock.http1 import MAX_CONTROL_BODY_BYTES, endpoint_handler, serve_htt
 from pushq.mock.lanes import ApnsLane, FcmLane, Lane
 from pushq.mock.oauth import OAuthRules
 from pushq.mock.provider_token import ProviderTokenVerifier
-from pushq.mock.settings import MockSettings
+from pushq.mock.settings import LOOPBACK, MockSettings
 from pushq.mock.strict import StrictEngine
 from pushq.mock.tally import Tally
 
@@ -74,7 +74,7 @@ class MockServer:
         self._settings = settings
         self._connections = gevent.pool.Pool(MAX_CONNECTIONS)
         try:
-            self._credentials = make_credentials(settings.folder)
+            self._credentials = make_credentials(settings.folder, settings.host)
             faults = FaultTable(
                 load_faults(settings.faults_file) if settings.faults_file else (), settings.seed
             )
@@ -201,13 +201,16 @@ class MockServer:
                 finally:
                     channel.close()
 
+        host = self._settings.host
+        address = "127.0.0.1" if host == LOOPBACK else "0.0.0.0"  # noqa: S104 - asked for by --host
         try:
-            server = StreamServer(("127.0.0.1", port), accept, spawn=self._connections, backlog=BACKLOG)
+            server = StreamServer((address, port), accept, spawn=self._connections, backlog=BACKLOG)
             server.start()
         except OSError as error:
-            raise SettingsError(f"mock: port {port} on 127.0.0.1 cannot be used: {error.strerror}") from error
-        scheme, host = ("http", "127.0.0.1") if context is None else ("https", "localhost")
-        return _Listener(server, f"{scheme}://{host}:{server.server_port}")
+            raise SettingsError(f"mock: port {port} on {address} cannot be used: {error.strerror}") from error
+        if context is None:
+            return _Listener(server, f"http://127.0.0.1:{server.server_port}")
+        return _Listener(server, f"https://{host}:{server.server_port}")
 
 
 def server_context(credentials: Credentials, protocols: list[str]) -> ssl.SSLContext:

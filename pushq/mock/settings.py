@@ -8,6 +8,7 @@ from typing import Literal
 
 EngineName = Literal["fast", "strict"]
 DEAD_PREFIX = "deaddeaddead"
+LOOPBACK = "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class MockSettings:
         dead_prefix: tokens that begin with it are dead to every provider.
         topic: the bundle id of the one app.
         app: name of the app in ``pushq.toml``.
+        host: the name that clients use. Any but ``localhost`` listens on all interfaces, which belongs in a container only.
         parent_pid: end when this process, our parent, is gone.
     """
 
@@ -29,6 +31,7 @@ class MockSettings:
     dead_prefix: str = DEAD_PREFIX
     topic: str = "com.example.shop"
     app: str = "shop"
+    host: str = LOOPBACK
     apns_streams: int = 1000
     fcm_streams: int = 100
     oauth_lifetime_s: int = 3599

@@ -6,6 +6,7 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from pushq.mock import credentials
 from pushq.mock.credentials import make_credentials
@@ -30,3 +31,19 @@ def test_a_certificate_about_to_end_is_replaced(tmp_path: Path, monkeypatch: pyt
     new = make_credentials(tmp_path).certificate_file.read_bytes()
     assert new != old
     assert make_credentials(tmp_path).certificate_file.read_bytes() == new
+
+
+def test_a_certificate_for_another_name_is_replaced_and_serves_on_localhost_too(tmp_path: Path) -> None:
+    make_credentials(tmp_path)
+    assert _names(tmp_path) == ["localhost"]
+    make_credentials(tmp_path, "mock")
+    assert _names(tmp_path) == ["localhost", "mock"]
+    kept = (tmp_path / "server.pem").read_bytes()
+    make_credentials(tmp_path)
+    assert (tmp_path / "server.pem").read_bytes() == kept
+
+
+def _names(folder: Path) -> list[str]:
+    certificate = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return names.get_values_for_type(x509.DNSName)
