@@ -37,11 +37,11 @@ from celery import Celery
 from benchmarks.broker_child import TASK
 from pushq.app import MAINTENANCE, configuration
 from pushq.embedded import Services
+from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.embedded.sandbox import Sandbox
 from pushq.embedded.server import free_port
 from pushq.ledger import schema
 from pushq.settings import load
-from tests.services.rabbitmq import RabbitMqServer
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BROKERS: Final = ("rabbitmq", "redis")

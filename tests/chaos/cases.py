@@ -10,6 +10,7 @@ from typing import Final
 import psycopg
 from sqlalchemy import text
 
+from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.embedded.redis import RedisServer
 from pushq.embedded.server import Server
 from tests.chaos.crew import run_python
@@ -17,7 +18,6 @@ from tests.chaos.servers import heal
 from tests.chaos.site import ChaosError, Cohort
 from tests.chaos.stage import Case, Fault, Stage
 from tests.services.faults import crash, paused, restart
-from tests.services.rabbitmq import RabbitMqServer
 
 PROVIDER_WORKERS: Final = ("apns", "fcm")
 #: Seconds that a process has to end after SIGTERM: the default of PUSHQ_SHUTDOWN_GRACE.

@@ -116,7 +116,7 @@ def machine() -> str:
 def versions() -> str:
     """Python, the libraries and the servers."""
     from pushq.embedded.programs import find_postgres, find_redis  # noqa: PLC0415
-    from tests.services.rabbitmq import find_rabbitmq  # noqa: PLC0415
+    from pushq.embedded.rabbitmq import find_rabbitmq  # noqa: PLC0415
 
     rabbitmq = find_rabbitmq().server.parent.parent.name.removeprefix("rabbitmq_server-")
     servers = [_server("PostgreSQL", find_postgres().path), _server("Redis", find_redis().path)]

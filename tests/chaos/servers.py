@@ -7,11 +7,12 @@ from types import TracebackType
 from typing import Literal, Self
 
 from pushq.embedded.postgres import PostgresServer
+from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.embedded.redis import RedisServer
 from pushq.embedded.sandbox import Sandbox
 from pushq.embedded.server import Server
 from tests.services.faults import crash, resume
-from tests.services.rabbitmq import RabbitMqCluster, RabbitMqServer
+from tests.services.rabbitmq import RabbitMqCluster
 
 BrokerKind = Literal["redis", "rabbitmq", "cluster"]
 BROKERS: tuple[BrokerKind, ...] = ("redis", "rabbitmq", "cluster")

@@ -7,8 +7,8 @@ from urllib.parse import quote, urlsplit
 from celery import Celery
 
 from pushq.app import POISON, configuration, declare_poison
+from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.settings import load
-from tests.services.rabbitmq import RabbitMqServer
 
 
 def configured(url: str) -> Celery:

@@ -12,9 +12,9 @@ from kombu import Connection, Exchange, Message, Queue
 from kombu.exceptions import OperationalError
 
 from pushq.embedded.postgres import PostgresServer
+from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.embedded.redis import RedisServer
 from tests.services.faults import crash, paused, restart
-from tests.services.rabbitmq import RabbitMqServer
 
 ORDERS = Queue(
     "orders",

@@ -6,8 +6,8 @@ import sys
 
 from pushq.embedded.errors import EmbeddedError
 from pushq.embedded.programs import find_postgres, find_redis
+from pushq.embedded.rabbitmq import find_rabbitmq
 from tests.services.http2_servers import find_nghttpd, find_nginx
-from tests.services.rabbitmq import find_rabbitmq
 
 FINDERS = {
     "postgresql": find_postgres,

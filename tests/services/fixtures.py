@@ -25,11 +25,12 @@ from contextlib import ExitStack
 import pytest
 
 from pushq.embedded.postgres import PostgresServer
+from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.embedded.redis import RedisServer
 from pushq.embedded.sandbox import Sandbox
 from pushq.embedded.server import Server
 from tests.services.faults import crash, resume
-from tests.services.rabbitmq import RabbitMqServer, delete_vhost_quietly
+from tests.services.rabbitmq import delete_vhost_quietly
 
 TEMPLATE = "pushq_template"
 
