@@ -8,6 +8,7 @@ from pushq.embedded.errors import EmbeddedError
 from pushq.embedded.programs import find_postgres, find_redis
 from pushq.embedded.rabbitmq import find_rabbitmq
 from tests.services.http2_servers import find_nghttpd, find_nginx
+from tests.services.prometheus import find_prometheus
 
 FINDERS = {
     "postgresql": find_postgres,
@@ -15,6 +16,7 @@ FINDERS = {
     "rabbitmq-server": find_rabbitmq,
     "nginx": find_nginx,
     "nghttp2-server": find_nghttpd,
+    "prometheus": find_prometheus,
 }
 
 
