@@ -318,6 +318,12 @@ def expect(app: str, platform: str) -> None:
     token_cache_misses.labels(platform)
 
 
+def expect_deactivations(app: str, platform: str) -> None:
+    """The same for a process that takes tokens out of use."""
+    for reason in DEACTIVATIONS:
+        push_tokens_deactivated.labels(app, platform, reason)
+
+
 def serve(host: str, port: int) -> Callable[[], None]:
     """Serve the metrics over HTTP; returns what ends it.
 

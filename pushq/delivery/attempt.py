@@ -5,6 +5,7 @@ No I/O here: :mod:`pushq.delivery.run` feeds it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
@@ -68,6 +69,7 @@ class _Part:
     burst: Burst
     positions: Sequence[int]
     judged: int = 0
+    handed: int = 0
     seen: bytes = b""
     accepted: int = 0
     finished: bool = False
@@ -85,6 +87,8 @@ class Attempt:
             a rejection proves that nothing was delivered.
         answered, failed: requests with an answer; those with one of 5xx, with none, or without a connection. The caller
             sets them back as it reports them.
+        handed, final, errors: requests that were written and have ended, recipients with a final answer, and answers by their reason;
+            set back by the caller as well.
         hold_off_s: the longest pause that the provider asked of everybody; set back by the caller as well.
         halted: a verdict that makes sending the rest pointless: a refused set-up, a refused message, or one of too many guarded
             rejections.
@@ -100,6 +104,9 @@ class Attempt:
     guarded: dict[int, Verdict] = field(default_factory=dict)
     answered: int = 0
     failed: int = 0
+    handed: int = 0
+    final: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
     hold_off_s: float = 0.0
     halted: Verdict | None = None
     reauthenticate: Burst | None = None
@@ -140,7 +147,11 @@ class Attempt:
         part.seen = codes
         accepted = codes.count(Code.OK)
         self.answered += accepted - part.accepted
+        self.final += accepted - part.accepted
         part.accepted = accepted
+        handed = accepted + codes.count(Code.ANSWERED) + codes.count(Code.UNKNOWN)
+        self.handed += handed - part.handed
+        part.handed = handed
         values = codes.translate(_MOST_ONCE if self.at_most_once else _LEAST_ONCE)
         positions = part.positions
         first, last = positions[0], positions[-1] + 1
@@ -184,7 +195,9 @@ class Attempt:
         for index, answer in answers[part.judged :]:
             self.answered += answer.status < 500
             self.failed += answer.status >= 500
-            self._apply(part.positions[index], judge(answer), part.burst)
+            verdict = judge(answer)
+            self.errors[verdict.reason] += 1
+            self._apply(part.positions[index], verdict, part.burst)
         part.judged = len(answers)
         if self.at_most_once:
             # An answer that invites a repetition proves that nothing was delivered.
@@ -220,6 +233,7 @@ class Attempt:
                 self.hold_off_s = max(self.hold_off_s, verdict.wait_s)
 
     def _bury(self, position: int, outcome: Outcome, verdict: Verdict) -> None:
+        self.final += 1
         self.outcomes[position] = outcome
         self.failures.pop(position, None)
         self.dead.append(DeadLetter(position, outcome, verdict.status, verdict.reason, verdict.invalid_since))
@@ -254,6 +268,7 @@ class Attempt:
             part.finished = True
             first, last = part.positions[0], part.positions[-1] + 1
             list(self._take(part, judge))
+            self.handed += part.seen.count(Code.IN_FLIGHT)
             for position, code in zip(part.positions, part.seen, strict=True):
                 if not self.at_most_once:
                     if code == Code.IN_FLIGHT:

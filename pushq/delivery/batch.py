@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from typing import Final
 
 import redis
@@ -12,6 +11,7 @@ import redis
 from pushq import metrics
 from pushq.delivery.attempt import Attempt
 from pushq.delivery.conclusion import Circumstances, Conclusion, conclude
+from pushq.delivery.counting import Counting
 from pushq.delivery.means import Means, Step, ids
 from pushq.delivery.sending import Sending
 from pushq.delivery.watch import Watched
@@ -39,6 +39,7 @@ class BatchRun:
 
     def __init__(self, means: Means, lease: Lease, send: Send, watched: Watched) -> None:
         self._d, self._lease, self._send, self._watched = means, lease, send, watched
+        self._counting = Counting(send, lease.platform)
         self._journaled = False
 
     def go(self) -> Step:
@@ -66,7 +67,9 @@ class BatchRun:
         if self._d.clock() >= send.expires_at:
             attempt.end_pending(attempt.pending(), Outcome.EXPIRED)
             return self._write(attempt, lease.attempts, Conclusion(None), None)
-        sending = Sending(self._d, lease, send, client, attempt, self._watched, journaled=self._journaled)
+        sending = Sending(
+            self._d, lease, send, client, attempt, self._watched, self._counting, journaled=self._journaled
+        )
         error: str | None = None
         try:
             sending.deliver()
@@ -205,6 +208,7 @@ class BatchRun:
     ) -> Step:
         lease, send, retry_in = self._lease, self._send, conclusion.retry_in
         letters = attempt.dead
+        self._counting.answers(attempt, self._d.clock())
         settled = batches.settle(
             self._d.database,
             lease,
@@ -218,8 +222,7 @@ class BatchRun:
             parked=parked,
         )
         self._close_journal()
-        for reason, lost in Counter(d.reason for d in letters if d.outcome is Outcome.UNKNOWN).items():
-            metrics.unknown.labels(send.app, lease.platform, reason).inc(lost)
+        self._counting.settled(settled, letters, attempt)
         if settled.done:
             sends.finish_if_complete(self._d.database, send.id)
         log.info(

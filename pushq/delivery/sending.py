@@ -12,6 +12,7 @@ from typing import Final
 import redis
 
 from pushq.delivery.attempt import Attempt
+from pushq.delivery.counting import Counting
 from pushq.delivery.means import Means, ids
 from pushq.delivery.watch import Watched
 from pushq.http2 import NO_CONNECTION, Answer, Burst, Code, Pool, PoolClosed, PoolSaturated
@@ -47,6 +48,7 @@ class Sending:
 
     Args:
         watched: the send as it stands.
+        counting: hears of every look at the answers.
         journaled: whether the lease has a journal.
 
     Attributes:
@@ -63,10 +65,12 @@ class Sending:
         client: ProviderClient,
         attempt: Attempt,
         watched: Watched,
+        counting: Counting,
         *,
         journaled: bool,
     ) -> None:
         self._d, self._lease, self._send, self._client = means, lease, send, client
+        self._counting = counting
         self._attempt, self._watched = attempt, watched
         self.journaled = journaled
         self.again_in: float | None = None
@@ -251,6 +255,7 @@ class Sending:
     def _record(self, spans: list[tuple[int, bytes]]) -> None:
         """Journal what was taken in and report it to the gate."""
         attempt = self._attempt
+        self._counting.answers(attempt, self._d.clock())
         if (spans or self._unwritten) and self.journaled:
             if self._unwritten:
                 # One range again, for the journal is behind in all of it.

@@ -30,6 +30,8 @@ _MANY_IN_FLIGHT = 200
 _GATHER_S = 0.001
 
 
+#: Answers are timed no more often than this: it costs a look at every chunk in flight.
+_TIME_EVERY_S = 0.01
 #: How long a connection that cannot be written may still be read. The end of the stream is next to come.
 _READ_OUT_S = 1.0
 
@@ -58,6 +60,9 @@ class Owner(Protocol):
     def work_waits(self) -> bool: ...
     def others_could_write(self, connection: Connection) -> bool: ...
     def answered(self, connection: Connection, answer: Answer) -> None: ...
+    def timed(self, waited_s: float, answers: int) -> None:
+        """So many requests were answered so long after they had been written."""
+
     def went_away(self, connection: Connection, event: GoAwayReceived) -> None: ...
     def changed(self, connection: Connection) -> None:
         """It became ready, full, free again, or began to drain."""
@@ -100,6 +105,7 @@ class Connection:
         self._ended = Signal()
         self._received_at = self.opened_at
         self._answered_at = self.opened_at
+        self._timed_at = self.opened_at
         self._sending_since: float | None = None
         self._writing = b""  # what the channel is taking
         self._ping_sent_at: float | None = None
@@ -167,6 +173,7 @@ class Connection:
             unsent_from = first_unread_stream(self._writing, self._channel.delivered)
         # An end that was announced has the announced reason.
         self.end_reason = self.drain_reason if self.drain_reason is not None else reason
+        self._time_answers()
         self.unanswered = self.core.in_flight
         self.core.abandon(reason, unsent_from=unsent_from)
         self._channel.close(last_words)
@@ -184,6 +191,8 @@ class Connection:
         """Look at every time-out of this connection."""
         if self.end_reason is not None:
             return
+        if self._timed_at < self._answered_at:
+            self._time_answers()
         settings = self._settings
         late = self.core.expire(now)
         if late:
@@ -254,6 +263,8 @@ class Connection:
                 return
             if core.answered != answered:
                 self._answered_at = now
+                if now - self._timed_at >= _TIME_EVERY_S:
+                    self._time_answers()
             self.blocked = False
             self._hear(events)
             if core.has_output or core.draining or self._channel.has_output or self._owner.work_waits:
@@ -263,6 +274,11 @@ class Connection:
                 pause(_GATHER_S)
             elif turns % _READS_PER_TURN == 0:
                 pause(0)
+
+    def _time_answers(self) -> None:
+        self._timed_at = at = self._answered_at
+        for written_at, answers in self.core.waited():
+            self._owner.timed(at - written_at, answers)
 
     def _hear(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -90,7 +90,7 @@ _FARTHEST_LOOK = 16_384
 class Chunk:
     """Requests of one burst that were written together: indices ``first`` to ``stop`` on consecutive streams."""
 
-    __slots__ = ("burst", "codes", "deadline", "first_id", "last_id", "left", "shift", "written_at")
+    __slots__ = ("burst", "codes", "deadline", "first_id", "last_id", "left", "noted", "shift", "written_at")
 
     def __init__(
         self, burst: Burst, first: int, count: int, first_id: int, *, now: float, deadline: float
@@ -102,6 +102,9 @@ class Chunk:
         self.first_id = first_id
         self.last_id = first_id + 2 * (count - 1)
         self.left = count
+        self.noted = (
+            count  # `left` when its answers were timed last, less those that ended without an answer since
+        )
         self.written_at = now
         self.deadline = deadline
 
@@ -158,6 +161,9 @@ class Core:
         self._next_id = 1
         self._streams: dict[int, Chunk] = {}
         self._chunks: dict[Chunk, None] = {}  # in the order of writing; an insertion-ordered set
+        self._untimed: list[
+            tuple[float, int]
+        ] = []  # of chunks that have ended: written at, answers not timed
         #: Streams with headers received. None stands for a 200, of which nothing is kept.
         self._answering: dict[int, _Answering | None] = {}
         self._open_block: _OpenBlock | None = None
@@ -301,6 +307,16 @@ class Core:
             self._out.put(window_update(0, self._consumed))
             self._consumed = 0
         return self.events
+
+    def waited(self) -> list[tuple[float, int]]:
+        """When requests that have been answered since the last call were written, and how many at each time."""
+        found, self._untimed = self._untimed, []
+        for chunk in self._chunks:
+            answers = chunk.noted - chunk.left
+            if answers:
+                found.append((chunk.written_at, answers))
+                chunk.noted = chunk.left
+        return found
 
     def ping(self, payload: bytes) -> None:
         """Provoke a frame from a peer that is alive. ``payload`` is 8 octets."""
@@ -645,6 +661,7 @@ class Core:
         chunk.codes[index] = code
         if reason is not None:
             chunk.burst.reasons[index] = reason
+            chunk.noted -= 1
             self._failed += 1
             self._out.forget_body(stream_id)
         self._answering.pop(stream_id, None)
@@ -654,6 +671,8 @@ class Core:
 
     def _finish_chunk(self, chunk: Chunk) -> None:
         del self._chunks[chunk]
+        if chunk.noted:
+            self._untimed.append((chunk.written_at, chunk.noted))
         chunk.burst.settle((chunk.last_id - chunk.first_id) // 2 + 1)
 
     def _after_answers(self, answered: int) -> None:

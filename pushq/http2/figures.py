@@ -13,7 +13,7 @@ class PoolObserver(Protocol):
     """Hears what a pool counts. ``pool`` is the pool's name, the other labels are closed sets.
 
     Everything that is a state and not an event (connections, streams, queue) is in :meth:`Pool.stats` and :meth:`Pool.connections`,
-    to be read when somebody looks. Requests are counted by who reads the bursts.
+    to be read when somebody looks. What became of requests is counted by who reads the bursts.
     """
 
     def connection_opened(self, pool: str, seconds: float) -> None:
@@ -23,6 +23,9 @@ class PoolObserver(Protocol):
         """For whatever reason, ours and the orderly ones included."""
 
     def connect_failed(self, pool: str, reason: Reason) -> None: ...
+    def answered(self, pool: str, seconds: float, count: int) -> None:
+        """So many requests were answered so long after they had been written; 10 ms too long at most, and told a moment later."""
+
     def goaway_received(self, pool: str, code: int) -> None: ...
     def exhausted(self, pool: str) -> None:
         """Work waits, all connections are full, and their number is at its maximum: the metric ``apns_connection_pool_exhausted``."""
@@ -34,6 +37,7 @@ class NullObserver:
     def connection_opened(self, pool: str, seconds: float) -> None: ...
     def connection_ended(self, pool: str, reason: Reason) -> None: ...
     def connect_failed(self, pool: str, reason: Reason) -> None: ...
+    def answered(self, pool: str, seconds: float, count: int) -> None: ...
     def goaway_received(self, pool: str, code: int) -> None: ...
     def exhausted(self, pool: str) -> None: ...
 

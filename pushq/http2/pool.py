@@ -259,6 +259,9 @@ class Pool:
         if self._retire_on(answer):
             connection.retire(Reason.RETIRED_BY_ANSWER)
 
+    def timed(self, waited_s: float, answers: int) -> None:
+        self._observer.answered(self.name, waited_s, answers)
+
     def went_away(self, connection: Connection, event: GoAwayReceived) -> None:
         if self._on_goaway is not None:
             self._on_goaway(event)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -189,11 +189,16 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Settled:
-    """What a settlement led to: batches that may now be published, and whether there are dead letters to look at."""
+    """What a settlement led to: batches that may now be published, and whether there are dead letters to look at.
+
+    Attributes:
+        ended: by column, how many recipients got their final outcome with it.
+    """
 
     released: list[int]
     dead_letters: bool
     done: bool
+    ended: Mapping[str, int]
 
 
 def settle(
@@ -282,7 +287,9 @@ def settle(
             else []
         )
     lease.given_up = True
-    return Settled(released, bool(letters), retry_in is None)
+    before = count(lease.outcomes)
+    ended = {column: number - before[column] for column, number in counts.items()}
+    return Settled(released, bool(letters), retry_in is None, ended)
 
 
 _OPEN_CANCELLED = bytes.maketrans(

@@ -13,7 +13,7 @@ import orjson
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from pushq import metrics
+from pushq import metrics, tracing
 from pushq.audience.request import parse_audience
 from pushq.audience.sql import select_devices
 from pushq.database import Database
@@ -203,7 +203,9 @@ def _insert(
             "notification": _json(document["notification"]),
             "audience": _json(document["audience"]),
             "options": _json(
-                {"platforms": list(platforms)} | ({"retry": submission.retry} if submission.retry else {})
+                {"platforms": list(platforms)}
+                | ({"retry": submission.retry} if submission.retry else {})
+                | ({"trace": trace} if (trace := tracing.send_headers()) else {})
             ),
             "rate": submission.rate,
             "state": "failed" if error else "scheduled",
@@ -309,6 +311,14 @@ def audience_of(connection: Connection, send_id: uuid.UUID) -> tuple[str, Any, l
     return row.app, parse_audience(row.audience), list(row.options["platforms"])
 
 
+def trace_of(connection: Connection, send_id: uuid.UUID) -> dict[str, str]:
+    """The trace that the send was accepted in, as headers (see :mod:`pushq.tracing`); empty where there is none."""
+    found = connection.execute(
+        text("SELECT options -> 'trace' FROM sends WHERE id = :id"), {"id": send_id}
+    ).scalar()
+    return dict(found or {})
+
+
 def finish_if_complete(database: Database, send_id: uuid.UUID) -> bool:
     """Mark a send done once everything is planned and settled.
 
@@ -387,7 +397,8 @@ def end_batches(connection: Connection, which: str, **params: object) -> int:
         text(
             f"""
             WITH chosen AS MATERIALIZED (
-                SELECT o.send_id, o.batch_no, o.platform, o.lease_token, o.user_ids, o.device_ids, o.outcomes, o.attempts, s.app
+                SELECT o.send_id, o.batch_no, o.platform, o.lease_token, o.user_ids, o.device_ids, o.outcomes, o.attempts, s.app,
+                       s.kind, {_OPEN.replace("b.", "o.")} AS open
                 FROM send_batches o JOIN sends s ON s.id = o.send_id WHERE {which}
             ), letters AS (
                 INSERT INTO dead_letters (send_id, batch_no, position, user_id, device_id, app, platform, outcome, reason, attempt)
@@ -397,14 +408,13 @@ def end_batches(connection: Connection, which: str, **params: object) -> int:
                      unnest(c.user_ids, c.device_ids) WITH ORDINALITY AS r (user_id, device_id, number)
                 WHERE c.lease_token IS NOT NULL
                   AND coalesce(get_byte(c.outcomes, r.number::integer - 1), :pending) IN (:pending, :claimed)
-                RETURNING app, platform
             ), ended AS (
                 UPDATE send_batches b SET {_END_BATCH} FROM chosen c
                 WHERE b.send_id = c.send_id AND b.batch_no = c.batch_no
                 RETURNING b.batch_no
             )
-            SELECT NULL AS app, NULL AS platform, count(*) AS n FROM ended
-            UNION ALL SELECT app, platform, count(*) FROM letters GROUP BY 1, 2
+            SELECT NULL AS app, NULL AS platform, NULL AS kind, false AS lost, count(*) AS n FROM ended
+            UNION ALL SELECT app, platform, kind, lease_token IS NOT NULL, sum(open) FROM chosen GROUP BY 1, 2, 3, 4
             """  # noqa: S608
         ),
         {
@@ -416,8 +426,13 @@ def end_batches(connection: Connection, which: str, **params: object) -> int:
         },
     ).all()
     for row in ended:
-        if row.app is not None:
-            metrics.unknown.labels(row.app, row.platform, SEND_STOPPED).inc(row.n)
+        if row.app is None:
+            continue
+        outcome = Outcome.UNKNOWN if row.lost else Outcome.CANCELLED
+        metrics.push_failed.labels(row.app, row.platform, row.kind, outcome.name.lower()).inc(int(row.n))
+        if row.lost:
+            metrics.push_dead_letters.labels(row.app, row.platform, outcome.name.lower()).inc(int(row.n))
+            metrics.unknown.labels(row.app, row.platform, SEND_STOPPED).inc(int(row.n))
     return sum(int(row.n) for row in ended if row.app is None)
 
 

@@ -78,6 +78,7 @@ def sweep(
             log.exception("sweep_step_failed", extra={"step": action})
             failure = failure or error
     _finish(database)
+    metrics.last_sweep.set_to_current_time()
     again, abandoned = tally.get("batches_issued_again", 0), tally.get("batches_abandoned", 0)
     if orders or abandoned:
         log.info("swept", extra={"orders": len(orders), "batches": again, "abandoned": abandoned})

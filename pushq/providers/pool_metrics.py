@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pushq import metrics
 from pushq.http2 import Pool, Reason
+from pushq.providers.error_metrics import expect_errors
 
 #: Error codes of RFC 9113 section 7; whatever else a peer sends is one label.
 _HIGHEST_CODE = 0xD
@@ -21,6 +22,10 @@ class PoolMetrics:
     def connect_failed(self, pool: str, reason: Reason) -> None:
         metrics.http2_connects_failed.labels(pool, reason).inc()
 
+    def answered(self, pool: str, seconds: float, count: int) -> None:
+        platform, app = _target(pool)
+        metrics.push_provider_latency.observe((app, platform), seconds, count)
+
     def goaway_received(self, pool: str, code: int) -> None:
         metrics.http2_goaways.labels(pool, str(code) if code <= _HIGHEST_CODE else "other").inc()
 
@@ -30,9 +35,18 @@ class PoolMetrics:
             metrics.apns_connection_pool_exhausted.labels(pool).inc()
 
 
+def _target(pool: str) -> tuple[str, str]:
+    """Platform and app: ``fcm/shop``, ``apns/shop/sandbox``."""
+    platform, app = pool.split("/")[:2]
+    return platform, app
+
+
 def expose(pool: Pool) -> None:
     """Let the gauges of this pool be read from it whenever they are scraped. The newest pool of a name counts."""
     name, stats = pool.name, pool.stats
+    platform, app = _target(name)
+    metrics.expect(app, platform)
+    expect_errors(platform)
     metrics.http2_connections.labels(name, "open").set_function(lambda: stats().connections)
     metrics.http2_connections.labels(name, "draining").set_function(lambda: stats().draining)
     metrics.http2_streams.labels(name, "in_use").set_function(lambda: stats().streams)

@@ -10,6 +10,7 @@ import time
 import uuid
 from datetime import UTC, datetime, timedelta
 
+from pushq import metrics
 from pushq.database import Database
 from pushq.delivery.leases import LeaseKeeper
 from pushq.delivery.run import Delivery
@@ -25,7 +26,7 @@ from pushq.providers.fcm.client import FcmClient
 from pushq.providers.proxy import proxy_of
 from pushq.redis_client import open_redis
 from pushq.settings import Settings, load
-from pushq.submission import Submission
+from pushq.submission import PLATFORMS, Submission
 from pushq.tasks import calls
 from pushq.tasks.publish import publish
 from pushq.tasks.redelivery import restore_unacknowledged
@@ -79,6 +80,11 @@ class Runtime:
                 self.clients[name, "fcm"] = FcmClient(
                     name, app.fcm, self.redis, request_timeout_s=settings.request_timeout, proxy=proxy
                 )
+        if not platforms:
+            for name, app in apps.items():
+                for platform in PLATFORMS:
+                    if getattr(app, platform) is not None:
+                        metrics.expect_deactivations(name, platform)
         self.delivery = Delivery(
             self.database,
             Journal(self.redis),

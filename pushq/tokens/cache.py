@@ -31,6 +31,7 @@ import orjson
 import redis
 from sqlalchemy import Row, text
 
+from pushq import metrics
 from pushq.database import Database
 
 logger = logging.getLogger("pushq.cache")
@@ -216,6 +217,8 @@ class TokenCache:
                 epoch=epoch,
                 started=started,
             )
+        metrics.token_cache_hits.labels(platform).inc(resolved.hits)
+        metrics.token_cache_misses.labels(platform).inc(resolved.misses)
         self.counts.hits += resolved.hits
         self.counts.misses += resolved.misses
         return resolved

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import text
 
+from pushq import metrics
 from pushq.database import Database
 from pushq.tokens.cache import TokenCache
 from pushq.tokens.device import parse_platform
@@ -32,7 +34,7 @@ WITH letters AS (
               FROM letters WHERE invalid_since IS NOT NULL ORDER BY user_id, device_id, invalid_since DESC) l
      WHERE d.user_id = l.user_id AND d.id = l.device_id AND d.platform = l.platform
        AND d.is_active AND d.registered_at <= l.invalid_since
-    RETURNING d.user_id, d.id
+    RETURNING d.user_id, d.id, d.app, d.platform
 ), marked AS (
     UPDATE dead_letters x
        SET processed_at = clock_timestamp(),
@@ -42,6 +44,8 @@ WITH letters AS (
     RETURNING x.invalid_since
 )
 SELECT (SELECT count(*) FROM gone) AS invalidated,
+       (SELECT coalesce(jsonb_agg(jsonb_build_array(app, platform, n)), '[]')
+          FROM (SELECT app, platform, count(*) AS n FROM gone GROUP BY 1, 2) of) AS by_target,
        (SELECT count(*) FROM marked WHERE invalid_since IS NOT NULL) AS spoken_of,
        (SELECT count(*) FROM marked) AS processed
 """)
@@ -69,12 +73,13 @@ WITH page AS (
       FROM page p
      WHERE d.user_id = p.user_id AND d.id = p.id AND d.is_active AND d.platform = :platform
        AND d.last_seen < now() - make_interval(days => :days)
-    RETURNING d.user_id
+    RETURNING d.user_id, d.app
 )
 SELECT (SELECT count(*) FROM page) AS scanned,
        (SELECT user_id FROM page ORDER BY user_id DESC, id DESC LIMIT 1) AS after_user,
        (SELECT id FROM page ORDER BY user_id DESC, id DESC LIMIT 1) AS after_device,
-       (SELECT coalesce(array_agg(user_id), '{{}}') FROM gone) AS users
+       (SELECT coalesce(array_agg(user_id), '{{}}') FROM gone) AS users,
+       (SELECT coalesce(array_agg(app), '{{}}') FROM gone) AS apps
 """
 
 
@@ -109,6 +114,8 @@ def invalidate_from_dead_letters(
         connection.execute(_ONE_BY_ONE)
         row = connection.execute(_INVALIDATE, key).one()
         users = tuple((platform, user_id) for platform, user_id in connection.execute(_USERS, key))
+    for app, platform, count in row.by_target:
+        metrics.push_tokens_deactivated.labels(app, platform, "token_dead").inc(count)
     report = InvalidationReport(row.invalidated, row.spoken_of - row.invalidated, row.processed, users)
     if cache is not None:
         for platform in {platform for platform, _ in users}:
@@ -152,6 +159,8 @@ def deactivate_unseen(
                 ).one()
             if cache is not None and page.users:
                 cache.forget(platform, page.users)
+            for app, count in Counter(page.apps).items():
+                metrics.push_tokens_deactivated.labels(app, platform, "unseen").inc(count)
             deactivated += len(page.users)
             if page.scanned < limit:
                 break

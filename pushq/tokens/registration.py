@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import orjson
 from sqlalchemy import text
 
+from pushq import metrics
 from pushq.database import Database
 from pushq.tokens.cache import TokenCache
 from pushq.tokens.device import Device, parse_app, parse_environment, parse_platform, parse_token
@@ -104,6 +105,7 @@ def register(database: Database, device: Device, *, cache: TokenCache | None = N
                 "attributes": None if device.attributes is None else orjson.dumps(device.attributes).decode(),
             },
         ).one()
+    metrics.push_tokens_deactivated.labels(device.app, device.platform, "moved").inc(len(moved))
     if cache is not None:
         cache.forget(device.platform, moved)
         cache.refresh(device.platform, device.user_id)
@@ -145,6 +147,7 @@ def unregister(
         users = [
             row.user_id for row in connection.execute(_UNREGISTER, {"hash": identity, "user_id": user_id})
         ]
+    metrics.push_tokens_deactivated.labels(app, platform, "unregistered").inc(len(users))
     if cache is not None:
         cache.forget(platform, users)
     if users:

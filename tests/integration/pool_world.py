@@ -61,6 +61,7 @@ class Counts:
         self.failed: list[str] = []
         self.goaways: list[int] = []
         self.exhaustions = 0
+        self.answers: list[tuple[float, int]] = []
 
     def connection_opened(self, pool: str, seconds: float) -> None:
         self.opened += 1
@@ -70,6 +71,9 @@ class Counts:
 
     def connect_failed(self, pool: str, reason: Reason) -> None:
         self.failed.append(reason)
+
+    def answered(self, pool: str, seconds: float, count: int) -> None:
+        self.answers.append((seconds, count))
 
     def goaway_received(self, pool: str, code: int) -> None:
         self.goaways.append(code)

@@ -81,3 +81,16 @@ def test_what_was_abandoned_is_final(at_most_once: bool) -> None:
     assert attempt.collect(gone) == []
     assert attempt.abandon("shutdown", gone) == []
     assert attempt.outcomes == before
+
+
+def test_what_came_in_is_counted_once() -> None:
+    attempt, burst = started(7, at_most_once=False)
+    assert (attempt.handed, attempt.final) == (0, 0)
+    burst.codes[0] = Code.OK
+    attempt.collect(gone)
+    attempt.collect(gone)
+    assert (attempt.handed, attempt.final, attempt.errors) == (1, 1, {})
+    come_in(burst)
+    attempt.abandon("shutdown", gone)
+    # Handed over: OK, UNKNOWN, ANSWERED, and the one that is given up in flight. Refused or never written ones were not.
+    assert (attempt.handed, attempt.final, attempt.errors) == (4, 2, {"Unregistered": 1})

@@ -17,6 +17,7 @@ from pushq.providers.apns import request
 from pushq.providers.apns.credentials import ProviderTokens, load_key
 from pushq.providers.apns.responses import RULES, judge
 from pushq.providers.client import Message
+from pushq.providers.credential_metrics import expose_certificate, expose_token
 from pushq.providers.pool_metrics import PoolMetrics, expose
 from pushq.settings import ApnsSettings
 
@@ -73,6 +74,8 @@ class ApnsClient:
         }
         for pool in self._pools.values():
             expose(pool)
+        expose_token(app, "apns", "provider_token", self._tokens.ends_at)
+        expose_certificate(app, "apns", "ca", settings.ca_file)
         self._started: set[str] = set()
         self._closed = False
         self._authorization = b""  # used last

@@ -8,6 +8,7 @@ Redis; who mints holds a lock.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from hashlib import sha256
@@ -25,6 +26,8 @@ from pushq.settings import ApnsSettings
 log = logging.getLogger("pushq.apns")
 
 RENEW_AFTER_S: Final = 50 * 60
+#: APNs refuses one that is older.
+LIFE_S: Final = 60 * 60
 #: Never two tokens within this time, not even when APNs calls the first one expired.
 MIN_INTERVAL_S: Final = 20 * 60
 #: Without Redis, independent workers floor `iat` to this boundary so that their tokens carry the same claims.
@@ -96,6 +99,10 @@ class ProviderTokens:
             if self._clock() >= self._renew_at:
                 self._renew(RENEW_AFTER_S)
         return self._token
+
+    def ends_at(self) -> float:
+        """UNIX seconds at which APNs refuses the token; nan while nobody needs another."""
+        return self._issued + LIFE_S if self._clock() < self._renew_at else math.nan
 
     def expired(self, stale: bytes) -> None:
         """APNs says that ``stale`` is too old. Take a newer one, unless ours is younger than the 20 minutes."""

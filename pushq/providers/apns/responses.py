@@ -62,6 +62,13 @@ _STRANGE: Final = Rule(_R, Scope.PROVIDER, min_wait_s=1.0)
 #: Reasonless answers that still speak clearly.
 _BARE: Final[Mapping[int, Rule]] = {410: Rule(_D), 429: Rule(_R, min_wait_s=30.0), 413: _MESSAGE}
 
+#: Every reason that :func:`judge` can give.
+REASONS: Final = frozenset(
+    {word for _, word in RULES}
+    | {f"status_{status}" for status in _BARE}
+    | {f"other_{n}xx" for n in range(1, 10)}
+)
+
 #: Apple's clock and ours may differ; a registration this close to the timestamp is taken for the later of the two.
 CLOCK_SKEW: Final = timedelta(seconds=5)
 

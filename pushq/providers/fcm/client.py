@@ -14,6 +14,7 @@ import redis
 from pushq.http2 import Answer, Burst, HeaderTemplate, Origin, Pool, PoolSettings, Proxy
 from pushq.providers.answers import Verdict
 from pushq.providers.client import Message
+from pushq.providers.credential_metrics import expose_certificate, expose_token
 from pushq.providers.fcm import request
 from pushq.providers.fcm.credentials import AccessTokens
 from pushq.providers.fcm.responses import judge
@@ -64,6 +65,8 @@ class FcmClient:
             observer=PoolMetrics(),
         )
         expose(self._pool)
+        expose_token(app, "fcm", "access_token", self._tokens.ends_at)
+        expose_certificate(app, "fcm", "ca", settings.ca_file)
         self._template: tuple[bytes, HeaderTemplate] | None = None
         self._rendered: dict[uuid.UUID, dict[str, Any]] = {}
 

@@ -6,6 +6,7 @@ Source: Google, OAuth 2.0 for service accounts; the token lives about an hour.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC
@@ -176,6 +177,11 @@ class AccessTokens:
                         raise
                     log.warning("fcm_token_not_renewed", extra={"app": self._app, "error": str(exc)})
         return self._token
+
+    def ends_at(self) -> float:
+        """UNIX seconds at which the token ends; nan while nobody needs it renewed. Past, or soon: its renewal fails."""
+        due = self._ends - MARGIN_S
+        return self._ends if self._clock() < due or self._retry_at > due else math.nan
 
     def _usable(self) -> bool:
         """Whether the token will do without a renewal, or with the one that has just failed."""

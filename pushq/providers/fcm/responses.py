@@ -50,6 +50,14 @@ _DEAD_ON_APPLE: Final = {
     "ExpiredToken": False,
 }
 
+#: Every reason that :func:`judge` can give, but for words of Apple's that it has not heard of.
+REASONS: Final = frozenset(
+    {code or f"status_{status}" for status, code in RULES}
+    | {f"other_{n}xx" for n in range(1, 10)}
+    | {f"apns_{word}" for word in (*_DEAD_ON_APPLE, 410, "other")}
+    | {"INVALID_TOKEN", "INVALID_ARGUMENT"}
+)
+
 
 def judge(
     status: int, headers: Mapping[str, str], body: bytes, *, sent_at: datetime, now: datetime
