@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -58,6 +58,11 @@ class ServiceUrl(Secret):
 
     def redacted(self) -> str:
         return ";".join(_redacted(one) for one in _each(self._value))
+
+    def passwords(self) -> frozenset[str]:
+        """The passwords in it, as written and decoded: what a log line must not show."""
+        found = (urlsplit(one).password for one in _each(self._value))
+        return frozenset(form for one in found if one for form in (one, unquote(one)))
 
     def __repr__(self) -> str:
         return f"ServiceUrl({self.redacted()!r})"
@@ -288,6 +293,8 @@ class Settings(_Frozen):
     ledger_days: Annotated[int, Field(ge=1, le=3650)] = 90
     dead_letter_days: Annotated[int, Field(ge=1, le=3650)] = 90
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "console"] | None = None
+    tracing: bool = False
     events: bool = False
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"

@@ -18,7 +18,10 @@ PACKAGE = "pushq"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"settings"}),
-    frozenset({"database", "logs", "metrics", "migrations", "notification", "redis_client", "rejects"}),
+    frozenset({"redaction"}),
+    frozenset(
+        {"database", "logs", "metrics", "migrations", "notification", "redis_client", "rejects", "tracing"}
+    ),
     frozenset({"http2", "embedded", "mock"}),
     frozenset({"bench", "providers"}),
     frozenset({"limits"}),

@@ -51,15 +51,18 @@ def worker(
     from celery.signals import worker_ready, worker_shutting_down  # noqa: PLC0415
     from kombu.exceptions import OperationalError  # noqa: PLC0415
 
-    from pushq import metrics  # noqa: PLC0415
+    from pushq import metrics, tracing  # noqa: PLC0415
     from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, app, declare_poison  # noqa: PLC0415
-    from pushq.tasks import runtime  # noqa: PLC0415
+    from pushq.tasks import hooks, runtime  # noqa: PLC0415
     from pushq.tasks.event_groups import EventGroups  # noqa: PLC0415
     from pushq.tasks.replaced_connection import NoticeReplacedConnection  # noqa: PLC0415
 
     end_with(parent_pid)
     settings = load()
-    logs.configure(settings.log_level)
+    logs.configure(settings, f"worker-{kind}")
+    _leave_logs_alone()
+    tracing.configure(settings, f"pushq-{kind}")
+    hooks.connect()
     greenlets = concurrency or DEFAULT_CONCURRENCY[kind]
     end_metrics = (
         metrics.serve(settings.metrics_host, settings.metrics_port) if settings.metrics_port else None
@@ -71,7 +74,7 @@ def worker(
     else:
         lanes = ("broadcast", "transactional") if lane == "both" else (lane,)
         queues = [PLATFORM_QUEUES[kind, one] for one in lanes]
-    arguments = ["worker", "-P", "gevent", "-c", str(greenlets), "-Q", ",".join(queues)]
+    arguments = ["--quiet", "worker", "-P", "gevent", "-c", str(greenlets), "-Q", ",".join(queues)]
     arguments += [
         "-n",
         name or f"{kind}-{os.getpid()}@%h",
@@ -105,8 +108,20 @@ def worker(
         app.worker_main(arguments)
     finally:
         runtime.shutdown()
+        tracing.shutdown(1.0)  # what is left of the grace period must do
         if end_metrics is not None:
             end_metrics()
+
+
+def _leave_logs_alone() -> None:
+    """Celery would add handlers and formats of its own, and print what it has to say about signals."""
+    from celery.apps import worker as program  # noqa: PLC0415
+    from celery.signals import setup_logging  # noqa: PLC0415
+
+    def done(**_: object) -> None: ...
+
+    setup_logging.connect(done, weak=False)
+    program.safe_say = logs.write_at_once
 
 
 def _event_options(settings: Settings) -> list[str]:
@@ -128,11 +143,13 @@ def beat(schedule: Path | None, parent_pid: int | None) -> None:
 
     end_with(parent_pid)
     settings = load()
-    logs.configure(settings.log_level)
+    logs.configure(settings, "beat")
+    _leave_logs_alone()
     settings.need_broker()
     with tempfile.TemporaryDirectory(prefix="pushq-beat-") as folder:
         app.Beat(
             schedule=str(schedule or Path(folder) / "schedule"),
             loglevel="WARNING",
+            quiet=True,
             max_interval=min(settings.sweep_seconds, 5),
         ).run()

@@ -8,11 +8,11 @@ from typing import Final
 
 import redis
 
-from pushq import metrics
+from pushq import metrics, tracing
 from pushq.delivery.attempt import Attempt
 from pushq.delivery.conclusion import Circumstances, Conclusion, conclude
 from pushq.delivery.counting import Counting
-from pushq.delivery.means import Means, Step, ids
+from pushq.delivery.means import Means, Step
 from pushq.delivery.sending import Sending
 from pushq.delivery.watch import Watched
 from pushq.errors import PushqError
@@ -94,7 +94,7 @@ class BatchRun:
                         at_most_once=at_most_once,
                     )
                     lost = "no_answer_worker_lost" if whole else "no_answer_journal_lost"
-                    log.info("batch_recovered", extra={**ids(lease), "journal": whole})
+                    log.info("batch_recovered", extra={"journal": whole})
                 try:
                     journal.open(lease, outcomes, replaces=before.raw if before else b"")
                     break
@@ -110,7 +110,7 @@ class BatchRun:
             if at_most_once:
                 raise
             # at_least_once may go on without: after a crash everything that the row does not call final is sent again.
-            log.warning("journal_unavailable", extra={**ids(lease), "error": type(exc).__name__})
+            log.warning("journal_unavailable", extra={"error": type(exc).__name__})
         attempt = Attempt(bytearray(outcomes), at_most_once, self._send.trust_rejections)
         if outcomes != lease.outcomes:
             tries = bytearray(lease.attempts)
@@ -225,9 +225,10 @@ class BatchRun:
         self._counting.settled(settled, letters, attempt)
         if settled.done:
             sends.finish_if_complete(self._d.database, send.id)
-        log.info(
-            "batch_settled",
-            extra={**ids(lease), "attempt": max(attempts), "retry_in": retry_in, "error": error},
+        tries = max(attempts)
+        log.info("batch_settled", extra={"attempt": tries, "retry_in": retry_in, "error": error})
+        tracing.note(
+            recipients=len(attempts), attempt=tries, retry_in=retry_in, dead_letters=len(letters), error=error
         )
         orders: list[Order] = [
             DeliverBatch(send.id, no, lease.platform, send.transactional) for no in settled.released
@@ -242,7 +243,7 @@ class BatchRun:
             self._d.journal.close(self._lease)
         except redis.RedisError as exc:
             # It expires by itself, and the row no longer names its token.
-            log.warning("journal_not_closed", extra={**ids(self._lease), "error": type(exc).__name__})
+            log.warning("journal_not_closed", extra={"error": type(exc).__name__})
 
     def _stop(self, verdict: Verdict) -> None:
         """The provider refuses the message itself: end the send with one clear reason, for everybody would get the same."""
@@ -272,11 +273,11 @@ class BatchRun:
         attempt.end_pending(attempt.pending(), Outcome.EXHAUSTED, "parked")
         step = self._write(attempt, lease.attempts, Conclusion(None), error, parked=True)
         metrics.batches_parked.inc()
-        log.error("batch_parked", extra={**ids(lease), "crashes": lease.crashes})
+        log.error("batch_parked", extra={"crashes": lease.crashes})
         return step
 
     def _hand_back(self, error: str) -> Step:
-        log.warning("batch_handed_back", extra={**ids(self._lease), "error": error})
+        log.warning("batch_handed_back", extra={"error": error})
         # A batch whose last holder vanished must be known as such until its journal has been read.
         interrupted = self._lease.interrupted and not self._journaled
         batches.hand_back(

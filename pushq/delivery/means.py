@@ -9,7 +9,6 @@ from datetime import datetime
 from pushq.database import Database
 from pushq.delivery.drain import Drain
 from pushq.delivery.gate import Gate
-from pushq.ledger.batches import Lease
 from pushq.ledger.journal import Journal
 from pushq.ledger.orders import Order
 from pushq.limits.token_guard import TokenGuard
@@ -40,8 +39,3 @@ class Step:
 
     orders: list[Order] = field(default_factory=list)
     retry_in: float | None = None
-
-
-def ids(lease: Lease) -> dict[str, object]:
-    """What every log line about a batch carries."""
-    return {"send_id": str(lease.send_id), "batch_no": lease.batch_no, "platform": lease.platform}

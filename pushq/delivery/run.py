@@ -18,7 +18,7 @@ from pushq.delivery.batch import POSTPONE_S, BatchRun
 from pushq.delivery.drain import Drain
 from pushq.delivery.gate import Gate, OpenGate
 from pushq.delivery.leases import LeaseKeeper
-from pushq.delivery.means import Means, Step, ids
+from pushq.delivery.means import Means, Step
 from pushq.delivery.watch import SendWatch
 from pushq.ledger import batches, due, sends
 from pushq.ledger.batches import Fenced, Lease
@@ -121,7 +121,7 @@ class Delivery:
             try:
                 return BatchRun(self._means, lease, send, watched).go()
             except Fenced as exc:
-                log.warning("batch_fenced", extra={**ids(lease), "reason": str(exc)})
+                log.warning("batch_fenced", extra={"reason": str(exc)})
                 return Step()
 
     def _hand_back(self, lease: Lease, error: Exception) -> None:

@@ -13,7 +13,8 @@ import redis
 
 from pushq.delivery.attempt import Attempt
 from pushq.delivery.counting import Counting
-from pushq.delivery.means import Means, ids
+from pushq.delivery.means import Means
+from pushq.delivery.spans import RequestSpans
 from pushq.delivery.watch import Watched
 from pushq.http2 import NO_CONNECTION, Answer, Burst, Code, Pool, PoolClosed, PoolSaturated
 from pushq.http2.greenlets import pause
@@ -72,6 +73,7 @@ class Sending:
         self._d, self._lease, self._send, self._client = means, lease, send, client
         self._counting = counting
         self._attempt, self._watched = attempt, watched
+        self._spans = RequestSpans(send.app, lease.platform)
         self.journaled = journaled
         self.again_in: float | None = None
         self.why: str | None = None
@@ -123,6 +125,7 @@ class Sending:
                     break
         finally:
             self._await()
+            self._spans.look(everything=True)
 
     def _due(self) -> list[int]:
         """Open recipients whose own wait is over."""
@@ -152,6 +155,7 @@ class Sending:
             if self._send.at_most_once and not self._claim(where):
                 return False
             self._attempt.add(burst, where)
+            self._spans.begin(burst, pool.name)
             try:
                 pool.submit(burst, SUBMIT_TIMEOUT_S)
             except (PoolSaturated, PoolClosed):
@@ -231,7 +235,7 @@ class Sending:
         try:
             self._d.journal.write(self._lease, [(first, bytes(self._attempt.outcomes[first:last]))])
         except (redis.RedisError, Fenced) as exc:
-            log.warning("claim_failed", extra={**ids(self._lease), "error": type(exc).__name__})
+            log.warning("claim_failed", extra={"error": type(exc).__name__})
             for position in positions:
                 self._attempt.outcomes[position] = Outcome.PENDING
             self._attempt.not_sent = "not_claimed"
@@ -251,6 +255,7 @@ class Sending:
     def _collect(self) -> None:
         self._uncollected_s = 0.0
         self._record(self._attempt.collect(self._judge))
+        self._spans.look()
 
     def _record(self, spans: list[tuple[int, bytes]]) -> None:
         """Journal what was taken in and report it to the gate."""
@@ -268,13 +273,13 @@ class Sending:
             except Fenced as exc:
                 # In-flight requests go on; whether this holder may still settle is for the row to say.
                 self.journaled, self._fenced = False, not self._send.at_most_once
-                log.warning("journal_not_written", extra={**ids(self._lease), "error": str(exc)})
+                log.warning("journal_not_written", extra={"error": str(exc)})
             except redis.RedisError as exc:
                 self._unwritten = (
                     min(start for start, _ in spans),
                     max(start + len(values) for start, values in spans),
                 )
-                log.warning("journal_not_written", extra={**ids(self._lease), "error": type(exc).__name__})
+                log.warning("journal_not_written", extra={"error": type(exc).__name__})
         probe = None if self._probe is None else _result(self._probe)
         if probe is not None:
             self._probe = None
@@ -295,7 +300,6 @@ class Sending:
             log.warning(
                 "provider_refused",
                 extra={
-                    **ids(self._lease),
                     "status": verdict.status,
                     "reason": verdict.reason,
                     "detail": verdict.detail,

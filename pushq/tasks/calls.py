@@ -36,13 +36,19 @@ _DUE: Final = "pushq:calls:due"  # send id, by the UNIX time at which to publish
 _FAILURES: Final = (OperationalError, OSError, RedisError)
 
 
-def remember(send_id: str, task: str, submission: Mapping[str, Any], times: int = 0) -> None:
+def remember(
+    send_id: str,
+    task: str,
+    submission: Mapping[str, Any],
+    times: int = 0,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     """Keep a published call. Failing is no error of the call: it is in its queue, only not twice."""
     try:
         with _redis() as redis:
             if redis is not None:
                 due = time.time() + min(AGAIN_MOST_S, AGAIN_S * 2**times)
-                call = {"task": task, "submission": submission, "times": times}
+                call = {"task": task, "submission": submission, "times": times, "headers": headers or {}}
                 with redis.pipeline(transaction=True) as both:
                     both.hset(_CALLS, send_id, orjson.dumps(call))
                     both.zadd(_DUE, {send_id: due})
@@ -90,7 +96,9 @@ def _publish(send_id: str, call: dict[str, Any]) -> bool:
     """False: no worker could read it, such as what another version left."""
     times = call["times"] + 1
     try:
-        app.tasks[call["task"]].apply_async((call["submission"],), task_id=send_id, remembered=times)
+        app.tasks[call["task"]].apply_async(
+            (call["submission"],), task_id=send_id, remembered=times, headers=call.get("headers")
+        )
     except InvalidRequest as refusal:
         log.error("call_refused", extra={"send_id": send_id, "error": str(refusal)})
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from inspect import Signature, signature
 from typing import Any, Final
@@ -14,6 +15,7 @@ from celery.exceptions import Reject
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
+from pushq import tracing
 from pushq.app import PUBLISH_TIMEOUTS, app
 from pushq.errors import InvalidRequest, ServiceUnavailable
 from pushq.settings import load
@@ -59,7 +61,8 @@ class EntryTask(Task):  # type: ignore[misc]
             InvalidRequest: names the argument, what was found and what is allowed; nothing was published.
             ServiceUnavailable: the broker did not take the message; nothing was accepted, the call may be repeated.
         """
-        for name in () if _published(args or (), kwargs or {}) else _FORBIDDEN_OPTIONS:
+        again = _published(args or (), kwargs or {})
+        for name in () if again else _FORBIDDEN_OPTIONS:
             if options.get(name) is not None:
                 raise InvalidRequest(
                     name,
@@ -72,13 +75,18 @@ class EntryTask(Task):  # type: ignore[misc]
         if not self.app.conf.broker_url:
             load().need_broker()
         message = submission.as_json()
+        headers = dict(options.pop("headers", None) or {})
+        trace = nullcontext(headers) if again else tracing.call(send_id, submission.kind, load)
         try:
-            result = super().apply_async((message,), {}, task_id=str(send_id), **PUBLISH_TIMEOUTS, **options)
+            with trace as traced:
+                headers.update(traced)
+                options.update(PUBLISH_TIMEOUTS, task_id=str(send_id), headers=headers or None)
+                result = super().apply_async((message,), {}, **options)
         except (OperationalError, OSError) as exc:
             raise ServiceUnavailable(
                 "The broker", "PUSHQ_BROKER_URL", type(exc.__cause__ or exc).__name__
             ) from exc
-        calls.remember(str(send_id), self.name, message, remembered)
+        calls.remember(str(send_id), self.name, message, remembered, tracing.carried_in(headers))
         return result
 
     def checked(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Submission:

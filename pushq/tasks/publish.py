@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from kombu.exceptions import OperationalError
 
+from pushq import tracing
 from pushq.app import BROADCAST, DEAD_LETTER, PLATFORM_QUEUES, PUBLISH_TIMEOUTS, TRANSACTIONAL, app
 from pushq.ledger.orders import DeliverBatch, Order, PlanShard, ProcessDeadLetters
 
@@ -51,4 +52,6 @@ def _publish(order: Order) -> None:
 
 
 def _send(task: str, send_id: uuid.UUID, number: int, queue: str) -> None:
-    app.tasks[task].apply_async((str(send_id), number), queue=queue, **PUBLISH_TIMEOUTS)
+    app.tasks[task].apply_async(
+        (str(send_id), number), queue=queue, headers=tracing.send_headers() or None, **PUBLISH_TIMEOUTS
+    )

@@ -145,6 +145,11 @@ class Runtime:
         # Native delayed delivery counts whole seconds, and an early message would only be dropped.
         return math.ceil(step.retry_in)
 
+    def trace_of(self, send_id: uuid.UUID) -> dict[str, str]:
+        """See :func:`pushq.ledger.sends.trace_of`."""
+        with self.database.begin() as connection:
+            return sends.trace_of(connection, send_id)
+
     def bury(self, send_id: uuid.UUID, batch_no: int) -> None:
         report = invalidate_from_dead_letters(self.database, send_id, batch_no, cache=self.cache)
         log.info(

@@ -1,0 +1,69 @@
+"""What must not stand in a log line or a trace: known secrets, and text with the shape of one.
+
+The code that logs leaves secrets out; this is for text that is not ours: messages of libraries, of providers, of PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from pushq.settings import Settings
+
+MASK: Final = "***"
+#: A shorter password is also part of ordinary words, and masking it would make lines unreadable and tell its length.
+SHORTEST_KNOWN: Final = 8
+#: Characters of one text that are kept.
+LONGEST: Final = 8_000
+
+_SHAPES: Final = re.compile(
+    r"""
+    -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
+    | \beyJ[\w-]{10,}\.[\w-]{10,}(?:\.[\w-]*)?      # a JWT: APNs' provider token, an assertion for OAuth
+    | \bya29\.[\w.-]+                               # Google's access tokens
+    | \b(?i:bearer)\s+[\w.~+/=-]{20,}
+    | \b[0-9a-fA-F]{64,}\b                          # an APNs device token
+    | [\w:-]{100,}                                  # a device token of FCM or HMS
+    | (?<=://)[^\s/@]+(?=@)                         # a user and a password in a URL
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def passwords(settings: Settings) -> list[str]:
+    """The passwords in the settings' URLs, as written and decoded."""
+    urls = (settings.database_url, settings.broker_url, settings.redis_url, settings.http_proxy)
+    return sorted(frozenset().union(*(url.passwords() for url in urls if url is not None)))
+
+
+class Redactor:
+    """Masks secrets in texts.
+
+    Args:
+        known: secrets to look for; those below eight characters are left out.
+    """
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        long = sorted({one for one in known if len(one) >= SHORTEST_KNOWN}, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, long))) if long else None
+
+    def text(self, text: str) -> str:
+        """``text`` without secrets, and its end alone when it is very long (a traceback's end says what happened)."""
+        if len(text) > LONGEST:
+            text = f"[...] {text[-LONGEST:]}"
+        if self._known is not None:
+            text = self._known.sub(MASK, text)
+        return _SHAPES.sub(MASK, text)
+
+    def value(self, value: object) -> object:
+        """The same for a field of a log line: numbers stay, texts inside of lists and mappings are cleaned, the rest is shown as text."""
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {str(key): self.value(item) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.value(item) for item in value]
+        return self.text(str(value))
