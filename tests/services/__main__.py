@@ -9,6 +9,7 @@ from pushq.embedded.programs import find_postgres, find_redis
 from pushq.embedded.rabbitmq import find_rabbitmq
 from tests.services.http2_servers import find_nghttpd, find_nginx
 from tests.services.prometheus import find_prometheus
+from tests.services.tools import find_chromedriver, find_chromium, find_kubectl, find_systemd_analyze
 
 FINDERS = {
     "postgresql": find_postgres,
@@ -17,6 +18,10 @@ FINDERS = {
     "nginx": find_nginx,
     "nghttp2-server": find_nghttpd,
     "prometheus": find_prometheus,
+    "chromium": find_chromium,
+    "chromium-driver": find_chromedriver,
+    "kubernetes-client": find_kubectl,
+    "systemd": find_systemd_analyze,
 }
 
 
