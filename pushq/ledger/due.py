@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -23,8 +24,18 @@ def make_due(database: Database, send_id: uuid.UUID, batch_no: int) -> None:
         )
 
 
-def requeue(connection: Connection, limit: int) -> list[tuple[uuid.UUID, int, str, bool]]:
-    """Batches that are due and that nobody holds, marked as published again: (send, number, platform, transactional).
+class Due(NamedTuple):
+    """A batch that is published again; ``interrupted``: somebody had it in hand and let the lease run out."""
+
+    send_id: uuid.UUID
+    batch_no: int
+    platform: str
+    transactional: bool
+    interrupted: bool
+
+
+def requeue(connection: Connection, limit: int) -> list[Due]:
+    """Batches that are due and that nobody holds, marked as published again.
 
     A running one whose lease is over keeps the old token while it is queued: whoever takes it up sees that it was interrupted,
     and its old holder is fenced from now on.
@@ -36,17 +47,18 @@ def requeue(connection: Connection, limit: int) -> list[tuple[uuid.UUID, int, st
             SET publishes = b.publishes + 1, state = CASE WHEN b.state = 'running' THEN 'queued' ELSE b.state END,
                 due_at = now() + make_interval(secs => :after * power(2, least(b.publishes, 5)))
             FROM (
-                SELECT o.send_id, o.batch_no, s.kind FROM send_batches o JOIN sends s ON s.id = o.send_id
+                SELECT o.send_id, o.batch_no, o.state AS was, s.kind FROM send_batches o JOIN sends s ON s.id = o.send_id
                 WHERE o.state IN ('queued', 'running', 'retry') AND o.due_at < now() AND s.state IN ('planning', 'sending')
                 ORDER BY o.due_at LIMIT :limit FOR UPDATE OF o SKIP LOCKED
             ) due
             WHERE b.send_id = due.send_id AND b.batch_no = due.batch_no
-            RETURNING b.send_id, b.batch_no, b.platform, due.kind = 'transactional' AS transactional
+            RETURNING b.send_id, b.batch_no, b.platform, due.kind = 'transactional' AS transactional,
+                due.was = 'running' AS interrupted
             """
         ),
         {"after": REPUBLISH_AFTER_S, "limit": limit},
     ).all()
-    return [(row.send_id, row.batch_no, row.platform, row.transactional) for row in rows]
+    return [Due(row.send_id, row.batch_no, row.platform, row.transactional, row.interrupted) for row in rows]
 
 
 def end_abandoned(connection: Connection, limit: int) -> int:

@@ -51,7 +51,9 @@ def sweep(
     tally: dict[str, int] = {}
 
     def requeue(connection: Connection) -> list[Order]:
-        return [DeliverBatch(*found) for found in due.requeue(connection, LIMIT)]
+        found = due.requeue(connection, LIMIT)
+        tally["leases_run_out"] = sum(each.interrupted for each in found)
+        return [DeliverBatch(*each[:4]) for each in found]
 
     def end_abandoned(connection: Connection) -> list[Order]:
         tally["batches_abandoned"] = due.end_abandoned(connection, LIMIT)
@@ -70,6 +72,9 @@ def sweep(
             with database.begin() as connection:
                 found = step(connection)
             metrics.sweeper.labels(action).inc(tally.setdefault(action, len(found)))
+            if step is requeue:
+                # Of those issued again: somebody died. The others were due for a retry, or have waited long.
+                metrics.sweeper.labels("leases_run_out").inc(tally["leases_run_out"])
             orders += found
             publish(found)
         except ServiceUnavailable:

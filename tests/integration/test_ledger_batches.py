@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from pushq import metrics
 from pushq.embedded.postgres import PostgresServer
 from pushq.errors import ServiceUnavailable
 from pushq.ledger import batches, release, sends, sweeper
@@ -186,6 +187,20 @@ class TestLease:
         batches.extend(world.database, [held, lost, settled], 600)
         assert (held.lost, lost.lost, settled.lost) == (False, True, True)
         assert (row(world, send_id, held.batch_no).due_at - before).total_seconds() > 500
+
+    def test_only_a_lease_that_ran_out_counts_as_lost_work(
+        self, world: World, one: tuple[uuid.UUID, int]
+    ) -> None:
+        found = metrics.sweeper.labels("leases_run_out")
+        before = found._value.get()
+        batches.hand_back(world.database, world.acquire(*one), delay=0)
+        world.let_time_pass(one[0], 1)
+        assert sweeper.sweep(world.database, world.settings) == [DeliverBatch(*one, "apns")]
+        assert found._value.get() == before
+        world.acquire(*one)
+        world.let_leases_end(one[0])
+        assert sweeper.sweep(world.database, world.settings) == [DeliverBatch(*one, "apns")]
+        assert found._value.get() == before + 1
 
     def test_a_batch_handed_back_comes_again_after_its_delay(
         self, world: World, one: tuple[uuid.UUID, int]
