@@ -192,7 +192,7 @@ def remove(path: Path) -> None:
     """Stop the servers of the sandbox at ``path`` and remove it."""
     stubborn = stop_servers_in(path, STOP_TIMEOUT_S)
     if stubborn:
-        _log.warning("embedded.not_stopped", extra={"folder": str(path), "pids": stubborn})
+        _log.warning("embedded_not_stopped", extra={"folder": str(path), "pids": stubborn})
     # The owner file goes last: whoever is interrupted here leaves a folder that the next sweep still knows.
     for _ in range(
         2
@@ -240,7 +240,7 @@ def _sweep_locked(parent: Path) -> list[Path]:
                 path.rmdir()
         elif not lives:
             pids = [pid for pid, _ in servers_in(path)]
-            _log.info("embedded.orphan_removed", extra={"folder": str(path), "pids": pids})
+            _log.info("embedded_orphan_removed", extra={"folder": str(path), "pids": pids})
             remove(path)
             removed.append(path)
     return removed

@@ -151,16 +151,7 @@ class Runtime:
             return sends.trace_of(connection, send_id)
 
     def bury(self, send_id: uuid.UUID, batch_no: int) -> None:
-        report = invalidate_from_dead_letters(self.database, send_id, batch_no, cache=self.cache)
-        log.info(
-            "dead_letters_processed",
-            extra={
-                "send_id": str(send_id),
-                "batch_no": batch_no,
-                "invalidated": report.invalidated,
-                "kept": report.kept,
-            },
-        )
+        invalidate_from_dead_letters(self.database, send_id, batch_no, cache=self.cache)
 
     def sweep(self) -> None:
         restore_unacknowledged()

@@ -292,7 +292,7 @@ class TokenCache:
         if _is_entry(parsed):
             return cast("list[DeviceEntry] | None", parsed)
         self.counts.malformed += 1
-        logger.warning("cache.entry_malformed", extra={"bytes": len(value)})
+        logger.warning("cache_entry_malformed", extra={"bytes": len(value)})
         return None
 
     # Writing
@@ -386,11 +386,11 @@ class TokenCache:
             if outage.since is None:
                 outage.since = self._clock()
                 logger.warning(
-                    "cache.unavailable", extra={"error": type(error).__name__, "detail": str(error)[:200]}
+                    "cache_unavailable", extra={"error": type(error).__name__, "detail": str(error)[:200]}
                 )
             return None
         if outage.since is not None:
-            logger.warning("cache.available", extra={"seconds": round(self._clock() - outage.since, 1)})
+            logger.warning("cache_available", extra={"seconds": round(self._clock() - outage.since, 1)})
             outage.since = None
         return answer
 

@@ -216,5 +216,5 @@ def import_stream(
             rejects_file=str(rejects) if rejected.count else None,
             seconds=time.monotonic() - started,
         )
-    logger.info("token.imported", extra=report.as_json())
+    logger.info("tokens_imported", extra=report.as_json())
     return report

@@ -122,7 +122,7 @@ def invalidate_from_dead_letters(
             cache.forget(platform, [user_id for of, user_id in users if of == platform])
     if report.processed:
         logger.info(
-            "token.invalidated",
+            "tokens_invalidated",
             extra={
                 "send_id": str(send_id),
                 "batch_no": batch_no,
@@ -166,6 +166,6 @@ def deactivate_unseen(
                 break
             after = {"after_user": page.after_user, "after_device": page.after_device}
     logger.info(
-        "token.unseen_deactivated", extra={"platform": platform, "days": days, "deactivated": deactivated}
+        "tokens_unseen_deactivated", extra={"platform": platform, "days": days, "deactivated": deactivated}
     )
     return deactivated

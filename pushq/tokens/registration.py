@@ -110,7 +110,7 @@ def register(database: Database, device: Device, *, cache: TokenCache | None = N
         cache.forget(device.platform, moved)
         cache.refresh(device.platform, device.user_id)
     logger.info(
-        "token.registered",
+        "token_registered",
         extra={
             "app": device.app,
             "platform": device.platform,
@@ -152,7 +152,7 @@ def unregister(
         cache.forget(platform, users)
     if users:
         logger.info(
-            "token.unregistered",
+            "token_unregistered",
             extra={"app": app, "platform": platform, "user_id": users[0], "token": short_hash(token)},
         )
     return len(users)

@@ -88,6 +88,6 @@ def warm(
             after = rows[-1].user_id
     report = WarmReport(devices, entries, time.monotonic() - started, complete=True)
     logger.info(
-        "cache.warmed", extra={"devices": devices, "entries": entries, "seconds": round(report.seconds, 3)}
+        "cache_warmed", extra={"devices": devices, "entries": entries, "seconds": round(report.seconds, 3)}
     )
     return report

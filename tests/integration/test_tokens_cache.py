@@ -346,7 +346,7 @@ def test_without_redis_sends_go_on(
             assert (found.hits, found.misses) == (0, 1)
             clock.now += 10
         # Said once, not per batch; tried again after a while, not each time.
-        assert [record.message for record in caplog.records] == ["cache.unavailable"]
+        assert [record.message for record in caplog.records] == ["cache_unavailable"]
         assert cache.counts.failures == 3
         cache.resolve("fcm", [1], [device], "shop")
         cache.resolve("fcm", [1], [device], "shop")
@@ -354,7 +354,7 @@ def test_without_redis_sends_go_on(
         redis_server.start()
         clock.now += 10
         cache.resolve("fcm", [1], [device], "shop")
-        assert [record.message for record in caplog.records] == ["cache.unavailable", "cache.available"]
+        assert [record.message for record in caplog.records] == ["cache_unavailable", "cache_available"]
     assert cache.resolve("fcm", [1], [device], "shop").hits == 1
 
 
