@@ -31,6 +31,7 @@ class Fleet:
         folder: for their logs (``core.log`` and so on).
         workers: which of ``core``, ``apns``, ``fcm``.
         beat: whether the clock runs as well; without it nothing is swept.
+        own: more PUSHQ_ variables of single processes, by their name: ports cannot be shared.
 
     Raises:
         FleetFailed: on entering, when one is not ready within 60 s.
@@ -43,8 +44,10 @@ class Fleet:
         *,
         workers: Sequence[str] = WORKERS,
         beat: bool = True,
+        own: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self._environment, self._folder = dict(environment), folder
+        self._own = {} if own is None else own
         self._workers, self._beat = tuple(workers), beat
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -133,7 +136,7 @@ class Fleet:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=inherited | self._environment,
+                env={**inherited, **self._environment, **self._own.get(name, {})},
                 # The terminal's Ctrl-C is for us; we then stop the workers in order.
                 start_new_session=True,
             )

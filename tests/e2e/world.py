@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -134,8 +134,9 @@ def open_world(
     beat: bool = True,
     mock: dict[str, Any] | None = None,
     settings: dict[str, str] | None = None,
+    own: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Iterator[World]:
-    """Start mock and workers (none with ``workers=()``)."""
+    """Start mock and workers (none with ``workers=()``); ``own``: settings of single workers, by name."""
     with ExitStack() as stack:
         provider = stack.enter_context(MockProcess(folder / "mock", **({"latency_ms": 20.0} | (mock or {}))))
         environment = {
@@ -150,5 +151,5 @@ def open_world(
         stack.callback(database.close)
         world = World(environment, folder, provider, database)
         if workers:
-            world.fleet = stack.enter_context(Fleet(environment, folder, workers=workers, beat=beat))
+            world.fleet = stack.enter_context(Fleet(environment, folder, workers=workers, beat=beat, own=own))
         yield world
