@@ -9,7 +9,7 @@ COPY pyproject.toml constraints.txt README.md ./
 COPY pushq ./pushq
 # The environment is made without pip: nothing that installs packages is in the image.
 RUN python -m venv --without-pip /opt/pushq \
-    && python -m pip --python /opt/pushq/bin/python install --constraint constraints.txt '.[flower]'
+    && python -m pip --python /opt/pushq/bin/python install --constraint constraints.txt '.[flower,otel]'
 
 FROM python:3.11-bookworm AS test
 RUN apt-get update \
@@ -30,8 +30,8 @@ FROM python:3.11-slim-bookworm AS pushq
 RUN apt-get update \
     && apt-get install -y --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* \
-    && groupadd --system --gid 10001 pushq \
-    && useradd --system --uid 10001 --gid pushq --home-dir /var/lib/pushq --shell /usr/sbin/nologin pushq \
+    && groupadd --gid 10001 pushq \
+    && useradd --uid 10001 --gid pushq --no-create-home --home-dir /var/lib/pushq --shell /usr/sbin/nologin pushq \
     && install --directory --owner pushq --group pushq /var/lib/pushq /var/lib/pushq/mock
 COPY --from=build /opt/pushq /opt/pushq
 ENV PATH=/opt/pushq/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
