@@ -73,6 +73,15 @@ class Database:
                 "PostgreSQL", "PUSHQ_DATABASE_URL", "no free connection in the pool within 30 s"
             ) from error
 
+    def ping(self) -> None:
+        """Ask for an answer.
+
+        Raises:
+            ServiceUnavailable: there is none.
+        """
+        with self.begin() as connection:
+            connection.exec_driver_sql("SELECT 1")
+
     def close(self) -> None:
         self.engine.dispose()
 

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-
-from pushq.errors import SettingsError
 
 _TARGET: Final = ("app", "platform")
 _LANE: Final = (*_TARGET, "lane")
@@ -247,6 +245,9 @@ queue_messages: Final = Family(
     "Messages in a queue of the broker; state: ready, unacked. Unacked is absent where it cannot be known.",
     ("queue", "state"),
 )
+queue_consumers: Final = Family(
+    "pushq_queue_consumers", "Consumers of a queue; RabbitMQ only, Redis does not know them.", ("queue",)
+)
 queue_up: Final = Family("pushq_queue_up", "1 while the broker answers about its queues.", ("broker",))
 queue_unacked_known: Final = Family(
     "pushq_queue_unacked_known",
@@ -258,20 +259,29 @@ oldest_waiting_batch: Final = Family(
     "How long the batch that waits longest has been due without a worker; 0: none waits.",
     ("platform",),
 )
-batches: Final = Family("pushq_batches", "Batches of open sends, by state.", ("platform", "state"))
+batches: Final = Family(
+    "pushq_batches",
+    "Batches that are not done; state: planned, queued, running, retry.",
+    ("platform", "state"),
+)
+messages_held: Final = Family(
+    "pushq_messages_held",
+    "Messages that this worker has taken and not acknowledged; those that wait for a countdown are not among them.",
+    ("queue",),
+)
 send_pending_recipients: Final = Family(
     "pushq_send_pending_recipients",
-    "Recipients without a final outcome, of the newest open sends (50 at most).",
+    "Recipients without a final outcome, of the newest open broadcasts (50 at most).",
     _SEND,
 )
 send_recipients: Final = Family(
     "pushq_send_recipients",
-    "Recipients by outcome, of the newest open sends (50 at most).",
+    "Recipients by outcome, of the newest open broadcasts (50 at most).",
     (*_SEND, "outcome"),
 )
 send_eta: Final = Family(
     "pushq_send_eta_seconds",
-    "Time left at the rate of the last minutes, of the newest open sends; absent while nobody can tell.",
+    "Time left at the rate of the last two minutes, of the newest open broadcasts; absent while nobody can tell.",
     ("send",),
 )
 sends: Final = Family(
@@ -322,25 +332,3 @@ def expect_deactivations(app: str, platform: str) -> None:
     """The same for a process that takes tokens out of use."""
     for reason in DEACTIVATIONS:
         push_tokens_deactivated.labels(app, platform, reason)
-
-
-def serve(host: str, port: int) -> Callable[[], None]:
-    """Serve the metrics over HTTP; returns what ends it.
-
-    Raises:
-        SettingsError: nobody can listen there.
-    """
-    try:
-        server, thread = start_http_server(port, host)
-    except OSError as exc:
-        raise SettingsError(
-            f"PUSHQ_METRICS_PORT: found {port} on {host}, where nobody can listen ({exc.strerror}); "
-            "expected a port of its own for each worker of this machine"
-        ) from exc
-
-    def end() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join(5.0)
-
-    return end

@@ -64,6 +64,10 @@ class ServiceUrl(Secret):
         found = (urlsplit(one).password for one in _each(self._value))
         return frozenset(form for one in found if one for form in (one, unquote(one)))
 
+    def each(self) -> list[ServiceUrl]:
+        """One for each server, where several stand with ``;`` between them."""
+        return [ServiceUrl(one) for one in _each(self._value)]
+
     def __repr__(self) -> str:
         return f"ServiceUrl({self.redacted()!r})"
 
@@ -135,6 +139,12 @@ BrokerUrl = Annotated[
 ProxyUrl = Annotated[
     ServiceUrl,
     _url(("http", "https"), "http://proxy.example:3128 or http://user:password@proxy.example:3128"),
+]
+
+
+ManagementUrl = Annotated[
+    ServiceUrl,
+    _url(("http", "https"), "https://rabbitmq.example:15671 or http://user:password@localhost:15672"),
 ]
 
 
@@ -297,6 +307,8 @@ class Settings(_Frozen):
     tracing: bool = False
     events: bool = False
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    exporter_port: Annotated[int, Field(ge=1, le=65535)] = 9808
+    rabbitmq_management_url: ManagementUrl | None = None
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     retry_max_attempts: Annotated[int, Field(ge=0, le=20)] = 3
     retry_initial_delay: Annotated[float, Field(gt=0, le=3600)] = 1.0
@@ -347,7 +359,8 @@ def _needed(value: ServiceUrl | None, name: str, expected: str) -> ServiceUrl:
 _VARIABLES: Final = {PREFIX + name.upper(): name for name in Settings.model_fields if name != "apps"}
 #: URLs hold passwords: each can stand in a file instead, which systemd and Kubernetes hand over without showing it to `ps`.
 _FROM_FILES: Final = {
-    f"{PREFIX}{name.upper()}_FILE": name for name in ("database_url", "broker_url", "redis_url")
+    f"{PREFIX}{name.upper()}_FILE": name
+    for name in ("database_url", "broker_url", "redis_url", "rabbitmq_management_url")
 }
 
 

@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"control", "delivery"}),
     frozenset({"app"}),
     frozenset({"tasks"}),
-    frozenset({"demo"}),
+    frozenset({"demo", "observe"}),
     frozenset({"cli", "web"}),
     frozenset({"__main__"}),
 )

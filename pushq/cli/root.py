@@ -31,6 +31,8 @@ COMMANDS: Final = {
     "db": ("pushq.cli.db:db", "Bring the database to this version's schema."),
     "worker": ("pushq.cli.worker:worker", "Run a worker: core, apns or fcm."),
     "beat": ("pushq.cli.worker:beat", "Run the clock that starts sweeper and clean-up."),
+    "exporter": ("pushq.cli.exporter:exporter", "Serve queues and ledger to Prometheus."),
+    "health": ("pushq.cli.health:health", "Ask a process of this machine whether it works."),
     "mock": ("pushq.cli.mock:mock", "Serve APNs, FCM and OAuth for tests and trials."),
     "bench": ("pushq.cli.bench:bench", "Measure the sender against a server of yours."),
     "sample-devices": ("pushq.cli.demo:sample_devices", "Write generated devices as CSV."),

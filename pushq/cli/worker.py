@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from pushq import logs
+from pushq import __version__, logs
 from pushq.cli.parent import end_with
 from pushq.settings import Settings, load
 
@@ -50,11 +50,15 @@ def worker(
     """
     from celery.signals import worker_ready, worker_shutting_down  # noqa: PLC0415
     from kombu.exceptions import OperationalError  # noqa: PLC0415
+    from prometheus_client import REGISTRY  # noqa: PLC0415
 
-    from pushq import metrics, tracing  # noqa: PLC0415
+    from pushq import tracing  # noqa: PLC0415
     from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, app, declare_poison  # noqa: PLC0415
+    from pushq.observe.endpoint import serve  # noqa: PLC0415
+    from pushq.observe.worker import WorkerHealth  # noqa: PLC0415
     from pushq.tasks import hooks, runtime  # noqa: PLC0415
     from pushq.tasks.event_groups import EventGroups  # noqa: PLC0415
+    from pushq.tasks.held import HeldMessages  # noqa: PLC0415
     from pushq.tasks.replaced_connection import NoticeReplacedConnection  # noqa: PLC0415
 
     end_with(parent_pid)
@@ -64,9 +68,10 @@ def worker(
     tracing.configure(settings, f"pushq-{kind}")
     hooks.connect()
     greenlets = concurrency or DEFAULT_CONCURRENCY[kind]
-    end_metrics = (
-        metrics.serve(settings.metrics_host, settings.metrics_port) if settings.metrics_port else None
-    )
+    health = WorkerHealth(kind)
+    end_endpoint = None
+    if settings.metrics_port:
+        end_endpoint = serve(settings.metrics_host, settings.metrics_port, health, version=__version__)
     # Here, not at the first task: whoever starts a worker with a wrong key or without a schema sees it at once.
     runtime.configure(settings, () if kind == "core" else (kind,), greenlets=greenlets)
     if kind == "core":
@@ -74,6 +79,7 @@ def worker(
     else:
         lanes = ("broadcast", "transactional") if lane == "both" else (lane,)
         queues = [PLATFORM_QUEUES[kind, one] for one in lanes]
+    REGISTRY.register(HeldMessages(queues))
     arguments = ["--quiet", "worker", "-P", "gevent", "-c", str(greenlets), "-Q", ",".join(queues)]
     arguments += [
         "-n",
@@ -85,7 +91,8 @@ def worker(
     ]
     arguments += _event_options(settings)
 
-    def ready(**_: object) -> None:
+    def ready(sender: object, **_: object) -> None:
+        health.consumes(sender)
         if ready_file is not None:
             ready_file.touch()
 
@@ -109,8 +116,8 @@ def worker(
     finally:
         runtime.shutdown()
         tracing.shutdown(1.0)  # what is left of the grace period must do
-        if end_metrics is not None:
-            end_metrics()
+        if end_endpoint is not None:
+            end_endpoint()
 
 
 def _leave_logs_alone() -> None:
@@ -140,16 +147,25 @@ def beat(schedule: Path | None, parent_pid: int | None) -> None:
     Two of them at once do no harm: what they start is safe to repeat.
     """
     from pushq.app import app  # noqa: PLC0415
+    from pushq.observe.endpoint import serve  # noqa: PLC0415
+    from pushq.observe.health import Health  # noqa: PLC0415
+    from pushq.tasks.clock import Pulse, scheduler  # noqa: PLC0415
 
     end_with(parent_pid)
     settings = load()
     logs.configure(settings, "beat")
     _leave_logs_alone()
     settings.need_broker()
+    pulse = Pulse()
+    if settings.metrics_port:
+        health = Health("beat", live={"clock": pulse.stuck}, ready={"broker": pulse.in_vain})
+        # A daemon's thread: it ends with the process.
+        serve(settings.metrics_host, settings.metrics_port, health, version=__version__)
     with tempfile.TemporaryDirectory(prefix="pushq-beat-") as folder:
         app.Beat(
             schedule=str(schedule or Path(folder) / "schedule"),
             loglevel="WARNING",
             quiet=True,
+            scheduler_cls=scheduler(pulse),
             max_interval=min(settings.sweep_seconds, 5),
         ).run()

@@ -204,6 +204,16 @@ def configure(
         return _runtime
 
 
+def started() -> Runtime | None:
+    """The process's runtime, or None before there is one."""
+    return _runtime
+
+
+def draining() -> bool:
+    """Whether the process takes up nothing any more."""
+    return _runtime is not None and _runtime.delivery.drain.begun
+
+
 def drain() -> None:
     """See :meth:`Runtime.drain`; nothing to do before there is one."""
     if _runtime is not None:
