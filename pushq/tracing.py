@@ -130,11 +130,12 @@ def _close_when(ending: threading.Event, provider: Any) -> None:
 
 def shutdown(timeout_s: float = FLUSH_S) -> None:
     """Send the spans that still wait, for at most ``timeout_s`` seconds. Nothing to do while tracing is off."""
-    global _tracer  # noqa: PLW0603 - see configure
+    global _tracer, _closer  # noqa: PLW0603 - see configure
     _tracer = None
-    if _ending is not None and _closer is not None:
+    closer, _closer = _closer, None  # not again at exit: one wait is enough
+    if _ending is not None and closer is not None:
         _ending.set()
-        _closer.join(timeout_s)
+        closer.join(timeout_s)
 
 
 class _Rarely(logging.Filter):
