@@ -20,6 +20,8 @@ class RequestSpans:
         self._open: list[tuple[Burst, Span]] = []
 
     def begin(self, burst: Burst, pool: str) -> None:
+        if not tracing.on():
+            return
         span = tracing.start(
             tracing.REQUEST,
             kind="client",
