@@ -81,6 +81,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     amqp = url is not None and url.startswith(("amqp", "pyamqp"))
     return {
         "broker_url": url,
+        "broker_use_ssl": _tls(url),
         "broker_connection_timeout": 5,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # never give up
@@ -136,6 +137,26 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "enable_utc": True,
         "beat_schedule": beat_schedule(settings),
     }
+
+
+def _tls(url: str | None) -> dict[str, Any] | bool:
+    """What kombu must be told, or it sends the password to whoever answers: for rediss:// it checks no certificate, for amqps:// no name."""
+    if url is None:
+        return False
+    if "rediss://" in url:
+        return {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+    return _EachHost(server_hostname=None) if "amqps://" in url else False
+
+
+class _EachHost(dict[str, Any]):
+    """Options in which ``server_hostname`` is None for whoever asks: "the host that is connected to".
+
+    kombu writes the host of the first connection in its place and leaves it there (pyamqp.Transport.establish_connection), so that after
+    a failover the next broker would be measured by the first one's name. What is written is still what amqp gets.
+    """
+
+    def __getitem__(self, key: str) -> Any:
+        return None if key == "server_hostname" else super().__getitem__(key)
 
 
 def _amqp_options() -> dict[str, Any]:

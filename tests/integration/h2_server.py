@@ -58,11 +58,11 @@ class Authority:
             .not_valid_after(now + dt.timedelta(days=1))
         )
 
-    def issue(self, name: str) -> Path:
-        """A certificate for ``name`` and 127.0.0.1, with its key, in one PEM file."""
+    def issue(self, name: str, address: str = "127.0.0.1") -> Path:
+        """A certificate for ``name`` and ``address``, with its key, in one PEM file."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address(address))]
         certificate = (
             self._builder(subject, key.public_key())
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
