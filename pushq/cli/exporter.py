@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 
 import click
@@ -55,7 +56,7 @@ def exporter(once: bool, as_json: bool, parent_pid: int | None) -> None:
                     if line.startswith("pushq_exporter_up{")
                 ]
             if not all(up):
-                raise click.exceptions.Exit(1)
+                sys.exit(1)
             return
         end = serve(
             settings.metrics_host,

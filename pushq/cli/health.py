@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import sys
 from typing import Any
 
 import click
@@ -61,7 +62,7 @@ def health(role: str, ready: bool, host: str | None, port: int | None, timeout: 
     else:
         click.echo(_line(found, ok))
     if not ok:
-        raise click.exceptions.Exit(1)
+        sys.exit(1)
 
 
 def _ask(host: str, port: int, probe: str, timeout: float) -> dict[str, Any]:
