@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"app"}),
     frozenset({"tasks"}),
     frozenset({"demo", "observe"}),
+    frozenset({"loadtest"}),
     frozenset({"cli", "web"}),
     frozenset({"__main__"}),
 )

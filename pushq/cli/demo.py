@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 import uuid
@@ -96,6 +95,7 @@ def _broadcast(
 ) -> dict[str, Any]:
     from pushq import send_broadcast  # noqa: PLC0415
     from pushq.cli.progress import follow  # noqa: PLC0415
+    from pushq.demo.commands import pushq_command  # noqa: PLC0415
     from pushq.demo.devices import generate, write_csv  # noqa: PLC0415
 
     say = _say(out)
@@ -104,9 +104,9 @@ def _broadcast(
     with path.open("w", encoding="utf-8") as file:
         write_csv(file, generate(devices, dead_ratio), app=APP, now=datetime.now(UTC))
     say("importing them: pushq tokens import devices.csv")
-    _pushq("tokens", "import", str(path), "--json")
+    pushq_command("tokens", "import", str(path), "--json", timeout_s=TIMEOUT_S)
     say("warming the token cache: pushq cache warm")
-    _pushq("cache", "warm", "--json")
+    pushq_command("cache", "warm", "--json", timeout_s=TIMEOUT_S)
     say("send_broadcast.delay(...)")
     result = send_broadcast.delay(
         notification={"title": "Sale", "body": "20% off until midnight", "data": {"campaign": "demo"}},
@@ -127,19 +127,6 @@ def _broadcast(
         )
     _await_dead_letters(database, send_id)
     return _report(stack, database, state, devices, dead_ratio)
-
-
-def _pushq(*arguments: str) -> None:
-    """Run one of our own commands the way a user would; its picture goes to the same terminal."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pushq", *arguments],
-        stdout=subprocess.PIPE,
-        check=False,
-        timeout=TIMEOUT_S,
-        text=True,
-    )
-    if done.returncode != 0:
-        raise DemoFailed(f"pushq {' '.join(arguments)} ended with code {done.returncode}")
 
 
 def _await_dead_letters(database: Database, send_id: uuid.UUID) -> None:

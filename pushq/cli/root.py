@@ -34,7 +34,7 @@ COMMANDS: Final = {
     "exporter": ("pushq.cli.exporter:exporter", "Serve queues and ledger to Prometheus."),
     "health": ("pushq.cli.health:health", "Ask a process of this machine whether it works."),
     "mock": ("pushq.cli.mock:mock", "Serve APNs, FCM and OAuth for tests and trials."),
-    "bench": ("pushq.cli.bench:bench", "Measure the sender against a server of yours."),
+    "bench": ("pushq.cli.bench:bench", "Measure the sender, or a whole broadcast."),
     "sample-devices": ("pushq.cli.demo:sample_devices", "Write generated devices as CSV."),
 }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from pushq.demo.fleet import WORKERS, Fleet
 from pushq.embedded import Services
+from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.ledger import schema
 from pushq.mock import MockProcess
 
@@ -21,8 +22,14 @@ class Stack:
         parent: folder below which the private folder is made.
         latency_ms: how long the mock providers take for an answer.
         broker_url: another broker than the embedded Redis.
+        rabbitmq: start a private RabbitMQ as the broker; it has to be installed.
+        workers: which kinds to start at once; more can be spawned on ``fleet``.
         settings: further PUSHQ_ variables for the workers.
         say: called with what is going on, for people.
+
+    Attributes:
+        environment: the PUSHQ_ variables that point at this stack.
+        rabbitmq: the private RabbitMQ, if there is one.
 
     Raises:
         EmbeddedError, MockFailed, FleetFailed: on entering, when a part does not start.
@@ -34,18 +41,27 @@ class Stack:
         parent: Path | None = None,
         latency_ms: float = 80.0,
         broker_url: str | None = None,
+        rabbitmq: bool = False,
+        workers: Sequence[str] = WORKERS,
         settings: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._parent, self._latency_ms, self._broker_url = parent, latency_ms, broker_url
         self._settings, self._say = dict(settings or {}), say
+        self._wants_rabbitmq, self._workers = rabbitmq, tuple(workers)
         self._open = ExitStack()
         self.environment: dict[str, str] = {}
+        self.rabbitmq: RabbitMqServer | None = None
 
     def __enter__(self) -> Stack:
         with ExitStack() as opening:
             self._say("starting PostgreSQL and Redis")
             self.services = opening.enter_context(Services(self._parent))
+            if self._wants_rabbitmq:
+                self._say("starting RabbitMQ")
+                self.rabbitmq = RabbitMqServer(self.services.sandbox)
+                self.rabbitmq.start()
+                self._broker_url = self.rabbitmq.url()
             self.folder = self.services.folder / "pushq"
             self.folder.mkdir(mode=0o700)
             self._say("starting the mock providers: APNs and FCM over TLS and HTTP/2")
@@ -58,8 +74,9 @@ class Stack:
             if self._broker_url is not None:
                 self.environment["PUSHQ_BROKER_URL"] = self._broker_url
             schema.upgrade(self.environment["PUSHQ_DATABASE_URL"])
-            self._say(f"starting workers: {', '.join(WORKERS)}")
-            self.fleet = opening.enter_context(Fleet(self.environment, self.folder))
+            if self._workers:
+                self._say(f"starting workers: {', '.join(self._workers)}")
+            self.fleet = opening.enter_context(Fleet(self.environment, self.folder, workers=self._workers))
             self._open = opening.pop_all()
         return self
 
@@ -67,6 +84,13 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of everything that was started, by name."""
+        pids = {**self.services.pids(), "mock": self.mock.pid, **self.fleet.pids()}
+        if self.rabbitmq is not None and self.rabbitmq.process is not None:
+            pids["rabbitmq"] = self.rabbitmq.process.pid
+        return pids
 
     def exports(self) -> str:
         """Lines for a shell that point pushq's commands at this stack."""

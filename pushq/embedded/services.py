@@ -72,6 +72,16 @@ class Services:
         return _entered(self._sandbox).path
 
     @property
+    def sandbox(self) -> Sandbox:
+        """Where they live, for further servers that should vanish with them."""
+        return _entered(self._sandbox)
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by server."""
+        servers = {"postgresql": _entered(self._postgres), "redis": _entered(self._redis)}
+        return {name: server.process.pid for name, server in servers.items() if server.process is not None}
+
+    @property
     def database_url(self) -> str:
         """``postgresql://`` URL of an empty database."""
         return _entered(self._postgres).url()

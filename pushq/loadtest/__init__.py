@@ -1,0 +1,1 @@
+"""Whole sends measured: everything private, counted at the providers."""

@@ -1,0 +1,357 @@
+"""One whole broadcast, measured: servers, providers and workers of its own, and transactional calls beside it.
+
+What the ledger says is compared with what the mock providers counted; seconds are the ledger's, from the call to the last settled
+outcome.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import redis
+
+from pushq.database import Database
+from pushq.demo.commands import pushq_command
+from pushq.demo.devices import Device, generate, write_csv
+from pushq.demo.stack import Stack
+from pushq.embedded.rabbitmq import RabbitMqServer
+from pushq.errors import PushqError
+from pushq.ledger.progress import Progress, progress, waiting_dead_letters
+from pushq.ledger.sends import UnknownSend
+from pushq.ledger.timings import database_bytes, stages, transactional_ends
+from pushq.loadtest.pacing import PacedCalls
+from pushq.loadtest.processes import Watch
+from pushq.loadtest.quantiles import summary
+from pushq.mock import MockProcess
+from pushq.settings import ServiceUrl
+
+APP: Final = "shop"
+PLATFORMS: Final = ("apns", "fcm")
+LOOK_S: Final = 0.25
+#: Memory is looked at in every such look: the kernel walks all pages for it.
+MEMORY_EVERY: Final = 16
+#: The ledger is summed in every such look: the end is read from it, so this costs no accuracy.
+LEDGER_EVERY: Final = 4
+SETTLE_TIMEOUT_S: Final = 60.0
+#: FCM's own default quota, requests in a minute.
+QUOTA: Final = 600_000
+
+
+class BenchFailed(PushqError):
+    """The broadcast was not finished, or what arrived is not what was sent."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        workers: processes by kind; kinds that end in ``-transactional`` serve that lane only.
+        transactional_rate: calls per second beside the broadcast; 0 is none.
+        quota: the mock of FCM refuses more than 600,000 requests a minute, and pushq is told so, without a ramp; else neither.
+        timeout_s: for the broadcast.
+    """
+
+    devices: int
+    platforms: Sequence[str] = ("apns", "fcm")
+    latency_ms: float = 80.0
+    dead_ratio: float = 0.03
+    broker: str = "redis"
+    workers: Mapping[str, int] = field(default_factory=dict)
+    transactional_rate: float = 0.0
+    guarantee: str = "at_most_once"
+    quota: bool = False
+    timeout_s: float = 3600.0
+    notification: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "title": "Sale",
+            "body": "20% off until midnight",
+            "data": {"campaign": "bench"},
+        }
+    )
+
+
+def crew(platforms: Sequence[str], *, transactional: bool) -> dict[str, int]:
+    """One process of each kind that the platforms need."""
+    kinds = ["core", *platforms]
+    if transactional:
+        kinds += [f"{platform}-transactional" for platform in platforms]
+    return dict.fromkeys(kinds, 1)
+
+
+def devices(plan: Plan) -> Iterator[Device]:
+    """The audience; the same for the same plan."""
+    return (one for one in generate(plan.devices, plan.dead_ratio) if one.platform in plan.platforms)
+
+
+def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """Start everything, send, wait, count, and remove everything.
+
+    Raises:
+        BenchFailed: see there. EmbeddedError, MockFailed, FleetFailed: a part did not start, or ended.
+    """
+    with ExitStack() as opening:
+        stack = opening.enter_context(
+            Stack(
+                latency_ms=plan.latency_ms,
+                say=say,
+                workers=(),
+                rabbitmq=plan.broker == "rabbitmq",
+                settings={"PUSHQ_LOG_LEVEL": "WARNING"},
+            )
+        )
+        _set_rates(stack.mock, quota=plan.quota)
+        os.environ.update(stack.environment)
+        database = Database(ServiceUrl(stack.environment["PUSHQ_DATABASE_URL"]), pool_size=3)
+        opening.callback(database.close)
+        users = _load(stack, plan, say)
+        _start_workers(stack, plan, say)
+        return _Measurement(plan, stack, database, users, say).report()
+
+
+def _set_rates(mock: MockProcess, *, quota: bool) -> None:
+    """The mock's pushq.toml limits nothing; with quotas both sides know of them."""
+    if quota:
+        mock.set_faults(
+            [
+                {
+                    "platform": "fcm",
+                    "over_per_minute": QUOTA,
+                    "answer": {"status": 429, "reason": "QUOTA_EXCEEDED"},
+                }
+            ]
+        )
+        text_ = mock.config_file.read_text(encoding="utf-8")
+        head, fcm, tail = text_.partition("[apps.shop.fcm]")
+        line = f"rate_per_minute = {QUOTA}\nramp_up_s = 0"
+        mock.config_file.write_text(
+            head + fcm + re.sub(r'rate_per_minute = "unlimited"', line, tail, count=1), encoding="utf-8"
+        )
+
+
+def _load(stack: Stack, plan: Plan, say: Callable[[str], None]) -> int:
+    """Returns the highest user; they are numbered from 1."""
+    say(f"generating {plan.devices:,} devices")
+    path = stack.folder / "devices.csv"
+    with path.open("w", encoding="utf-8") as file:
+        write_csv(file, devices(plan), app=APP, now=datetime.now(UTC))
+    say("importing them: pushq tokens import devices.csv")
+    pushq_command("tokens", "import", str(path), "--json", timeout_s=plan.timeout_s)
+    path.unlink()
+    say("warming the token cache: pushq cache warm")
+    pushq_command("cache", "warm", "--json", timeout_s=plan.timeout_s)
+    return max(one.user_id for one in devices(plan))
+
+
+def _start_workers(stack: Stack, plan: Plan, say: Callable[[str], None]) -> None:
+    transactional = plan.transactional_rate > 0
+    workers = plan.workers or crew(plan.platforms, transactional=transactional)
+    say("starting workers: " + ", ".join(f"{count} {kind}" for kind, count in workers.items()))
+    split = any(kind.endswith("-transactional") for kind in workers)
+    for kind, count in workers.items():
+        platform, _, lane = kind.partition("-")
+        options = ["--lane", lane or "broadcast"] if split and platform != "core" else []
+        for number in range(1, count + 1):
+            stack.fleet.spawn(platform, *options, name=f"{kind}-{number}")
+    stack.fleet.await_ready()
+
+
+class _Measurement:
+    """The broadcast itself, and what is looked at while it runs."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        stack: Stack,
+        database: Database,
+        users: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self._plan, self._stack, self._database = plan, stack, database
+        self._users, self._say = users, say
+        self._over_time: list[tuple[float, int]] = []
+        self._broker_mb = 0.0
+        # This process calls and counts; the others are its children.
+        self._watch = Watch({**stack.pids(), "caller": os.getpid()}, alone=("caller",))
+
+    def report(self) -> dict[str, Any]:
+        from pushq.tasks.entry import send_broadcast  # noqa: PLC0415 - Celery asks for its broker when it is imported
+
+        plan = self._plan
+        size_before = database_bytes(self._database)
+        with PacedCalls(plan.transactional_rate, self._users, APP) as paced:
+            self._say("send_broadcast.delay(...)")
+            result = send_broadcast.delay(
+                notification=dict(plan.notification),
+                audience={"segments": ["all"], "platforms": list(plan.platforms)},
+                app=APP,
+                guarantee=plan.guarantee,
+            )
+            send_id = uuid.UUID(result.id)
+            state = self._follow(send_id)
+        usage = self._watch.usage()
+        latencies, failed = self._transactional(paced)
+        self._await_dead_letters(send_id)
+        counted = self._counted(paced)
+        cpu = {name: one.cpu_s for name, one in usage.items()}
+        return {
+            "plan": asdict(plan) | {"notification": dict(plan.notification)},
+            "devices": state.total("devices"),
+            "seconds": round(state.seconds, 3),
+            "per_second": round(state.total("devices") / state.seconds),
+            "outcomes": {
+                name: state.total(name)
+                for name in (
+                    "accepted",
+                    "dead",
+                    "rejected",
+                    "exhausted",
+                    "expired",
+                    "suppressed",
+                    "unknown",
+                    "pending",
+                )
+            },
+            "stages": {name: round(at, 3) for name, at in stages(self._database, send_id).items()},
+            "over_time": self._over_time,
+            "transactional": {
+                "calls": len(paced.calls),
+                "refused": dict(paced.failed),
+                "failed": dict(failed),
+                "late_s": round(paced.late, 3),
+                "ms": {name: round(value * 1000, 1) for name, value in summary(latencies).items()},
+            },
+            "cpu_s": cpu,
+            "cpu_per_recipient_us": _per_recipient(cpu, state.total("devices")),
+            "peak_mb": {name: one.peak_mb for name, one in usage.items()},
+            "broker_peak_mb": round(self._broker_mb, 3),
+            "database_growth_mb": round((database_bytes(self._database) - size_before) / 2**20, 1),
+            **counted,
+        }
+
+    def _follow(self, send_id: uuid.UUID) -> Progress:
+        begin = time.monotonic()
+        broker = threading.Thread(target=self._watch_broker, args=(stop := threading.Event(),))
+        broker.start()
+        try:
+            look = 0
+            while True:
+                time.sleep(LOOK_S)
+                look += 1
+                self._watch.look(memory=look % MEMORY_EVERY == 0)
+                self._over_time.append((round(time.monotonic() - begin, 2), self._answered()))
+                self._stack.fleet.check_alive()
+                state = self._progress(send_id) if look % LEDGER_EVERY == 0 else None
+                if state is not None and state.finished:
+                    self._watch.look()
+                    return state
+                if time.monotonic() - begin > self._plan.timeout_s:
+                    raise BenchFailed(f"not finished after {self._plan.timeout_s:g} s: {state}")
+        finally:
+            stop.set()
+            broker.join()
+
+    def _answered(self) -> int:
+        """What the providers have been asked so far; they know it without summing, unlike the ledger."""
+        platforms = self._stack.mock.stats()["platforms"]
+        return sum(platforms[name]["requests"] for name in self._plan.platforms)
+
+    def _progress(self, send_id: uuid.UUID) -> Progress | None:
+        try:
+            return progress(self._database, send_id)
+        except UnknownSend:
+            return None
+
+    def _watch_broker(self, stop: threading.Event) -> None:
+        server = self._stack.rabbitmq
+        while not stop.wait(LOOK_S):
+            self._broker_mb = max(
+                self._broker_mb,
+                _rabbitmq_mb(server) if server else _redis_mb(self._stack.environment["PUSHQ_BROKER_URL"]),
+            )
+
+    def _transactional(self, paced: PacedCalls) -> tuple[list[float], Counter[str]]:
+        """Seconds from call to settled outcome, a little after the provider's answer; and why others failed.
+
+        Who has no device left but a dead one, which the broadcast found out, cannot be called.
+        """
+        if not paced.calls:
+            return [], Counter()
+        self._say("waiting for the last transactional sends")
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while True:
+            seconds, failed = transactional_ends(self._database)
+            ended = len(seconds) + failed.total()
+            if ended >= len(paced.calls):
+                return seconds, failed
+            if time.monotonic() > deadline:
+                raise BenchFailed(f"{len(paced.calls) - ended} transactional sends have no end")
+            time.sleep(LOOK_S)
+
+    def _await_dead_letters(self, send_id: uuid.UUID) -> None:
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while waiting_dead_letters(self._database, send_id):
+            if time.monotonic() > deadline:
+                raise BenchFailed(f"dead letters were not processed within {SETTLE_TIMEOUT_S:g} s")
+            time.sleep(LOOK_S)
+
+    def _counted(self, paced: PacedCalls) -> dict[str, Any]:
+        """What the providers accepted, against what they should have."""
+        called = Counter(paced.calls.values())
+        duplicated = missing = 0
+        for platform in self._plan.platforms:
+            accepted = self._stack.mock.accepted(platform)
+            for device in devices(self._plan):
+                if device.platform == platform and not device.dead:
+                    # A transactional call may come before or after a token's end; only living ones are compared.
+                    difference = accepted.pop(device.token, 0) - 1 - called[device.user_id]
+                    duplicated += max(difference, 0)
+                    missing += max(-difference, 0)
+        answers = self._stack.mock.stats()["platforms"]
+        return {
+            "duplicated": duplicated,
+            "missing": missing,
+            "answers": {name: answers[name]["answers"] for name in self._plan.platforms},
+        }
+
+
+def _per_recipient(cpu: Mapping[str, float | None], recipients: int) -> float | None:
+    known = [value for value in cpu.values() if value is not None]
+    return round(sum(known) / recipients * 1e6, 2) if known else None
+
+
+def _redis_mb(url: str) -> float:
+    """What the queues and the unacknowledged messages occupy."""
+    with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
+        return (
+            sum(
+                client.memory_usage(key, samples=0) or 0
+                for key in client.scan_iter(count=100)
+                if not key.startswith(b"_kombu")
+            )
+            / 2**20
+        )
+
+
+def _rabbitmq_mb(server: RabbitMqServer) -> float:
+    held: int = sum(queue.get("message_bytes", 0) for queue in server.api("GET", "/queues"))
+    return held / 2**20
+
+
+def problems(report: Mapping[str, Any]) -> list[str]:
+    """What of a report must not be, in words."""
+    found = [f"{name}: {report[name]}, not 0" for name in ("duplicated", "missing") if report[name]]
+    outcomes = report["outcomes"]
+    if outcomes["pending"]:
+        found.append(f"{outcomes['pending']} recipients pending")
+    return found

@@ -1,0 +1,79 @@
+"""Figures of a measured broadcast: quantiles, the line over time, and what a report may not say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushq.cli.bench_broadcast import sparkline
+from pushq.loadtest.broadcast import crew, problems
+from pushq.loadtest.processes import Watch
+from pushq.loadtest.quantiles import quantile, summary
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.001, 1))
+def test_a_quantile_occurred_and_covers_its_share(values: list[float], share: float) -> None:
+    ordered = sorted(values)
+    found = quantile(ordered, share)
+    assert found in ordered
+    assert sum(value <= found for value in ordered) >= share * len(ordered) - 1e-9
+    assert sum(value < found for value in ordered) < max(1.0, share * len(ordered))
+
+
+def test_a_summary_names_its_quantiles() -> None:
+    assert summary([float(n) for n in range(1000, 0, -1)]) == {
+        "p50": 500,
+        "p95": 950,
+        "p99": 990,
+        "p99.9": 999,
+        "max": 1000,
+    }
+    assert summary([]) == {}
+
+
+def test_a_line_over_time_shows_rates_not_sums() -> None:
+    assert sparkline([(0, 0), (1, 100), (2, 150), (3, 150)]) == "█▄   at most 100/s"
+    assert sparkline([]) == ""
+    assert sparkline([(0, 5), (1, 5)]) == ""
+
+
+@pytest.mark.parametrize(("platforms", "transactional"), [(("apns",), False), (("apns", "fcm"), True)])
+def test_a_crew_has_one_of_each_kind(platforms: tuple[str, ...], transactional: bool) -> None:
+    kinds = {"core", *platforms} | ({f"{p}-transactional" for p in platforms} if transactional else set())
+    assert crew(platforms, transactional=transactional) == dict.fromkeys(kinds, 1)
+
+
+def test_a_report_complains_of_what_must_not_be() -> None:
+    clean = {"duplicated": 0, "missing": 0, "outcomes": {"pending": 0}}
+    assert problems(clean) == []
+    assert problems({"duplicated": 1, "missing": 2, "outcomes": {"pending": 3}}) == [
+        "duplicated: 1, not 0",
+        "missing: 2, not 0",
+        "3 recipients pending",
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the figures come from /proc")
+def test_a_watch_counts_a_process_with_its_children() -> None:
+    code = (
+        "import subprocess, sys; "
+        "child = subprocess.run([sys.executable, '-c', 'x = bytearray(50 << 20); sum(range(3_000_000)); input()']); "
+        "input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as parent:
+        watch = Watch({"both": parent.pid})
+        usage = watch.usage()["both"]
+        try:
+            while usage.cpu_s is None or usage.cpu_s < 0.05 or usage.peak_mb is None or usage.peak_mb < 50:
+                assert parent.poll() is None
+                watch.look()
+                usage = watch.usage()["both"]
+        finally:
+            assert parent.stdin is not None
+            parent.stdin.write(b"\n\n")
+            parent.stdin.close()
