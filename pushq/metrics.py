@@ -33,6 +33,8 @@ FAILURES: Final = (
     "cancelled",
     "unknown",
 )
+#: Values of the label ``reason`` of what batches were told to wait for: the limit, the send's own, or the provider.
+WAITS: Final = ("rate", "send_rate", "retry_after", "breaker_open")
 #: Values of the label ``reason`` of deactivated tokens: a provider called it dead, nobody saw the device for long, the phone belongs to
 #: another user now, or the application said so.
 DEACTIVATIONS: Final = ("token_dead", "unseen", "moved", "unregistered")
@@ -176,7 +178,7 @@ breaker_state: Final = Gauge(
 )
 rate_limit_wait_seconds: Final = Counter(
     "pushq_rate_limit_wait_seconds",
-    "Seconds that batches were told to wait; reason: rate, send_rate, retry_after, breaker_open.",
+    f"Seconds that batches were told to wait; reason: {', '.join(WAITS)}.",
     (*_TARGET, "reason"),
 )
 rate_limit_local: Final = Counter(
@@ -324,6 +326,16 @@ def expect(app: str, platform: str) -> None:
     for reason in FAILURES:
         push_dead_letters.labels(app, platform, reason)
     push_provider_latency.observe((app, platform), 0.0, 0)
+    for each in (
+        breaker_state,
+        mass_invalidation_held,
+        mass_invalidation_holds,
+        guarded_unproven,
+        rate_limit_local,
+    ):
+        each.labels(app, platform)
+    for reason in WAITS:
+        rate_limit_wait_seconds.labels(app, platform, reason)
     token_cache_hits.labels(platform)
     token_cache_misses.labels(platform)
 
