@@ -88,10 +88,12 @@ def _in_the_ledger(send_id: str) -> dict[str, str]:
     """The trace of a send whose message carries none: the sweeper's, which are about many sends."""
     from pushq.tasks.runtime import runtime  # noqa: PLC0415 - callers of tasks need no database driver
 
-    try:
-        return runtime().trace_of(uuid.UUID(send_id))
-    except PushqError:
-        return {}  # PostgreSQL is gone; the task is about to say so
+    for _ in range(2):  # the first may meet a connection that died in the pool, which is empty after that
+        try:
+            return runtime().trace_of(uuid.UUID(send_id))
+        except PushqError:
+            continue
+    return {}  # PostgreSQL is gone; the task is about to say so
 
 
 def _end(task: Task, state: str | None = None, retval: object = None, **_: object) -> None:
