@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, generate_latest
 from prometheus_client import Histogram as Reference
+from prometheus_client.metrics import MetricWrapperBase
 
 from pushq import metrics
 from pushq.ledger.outcomes import Outcome
@@ -94,3 +98,25 @@ def test_every_reason_of_a_table_is_known() -> None:
 def test_every_platform_has_a_counter_of_errors(platform: str) -> None:
     _, known = error_metrics._ERRORS[platform]
     assert known, "the reasons of its table"
+
+
+def documented() -> dict[str, tuple[str, ...]]:
+    """Metrics of the page's table, by name as Prometheus sees it, with their labels."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `([a-z0-9_]+)` \| ([a-z_, ]*)\|", page, re.MULTILINE)
+    return {
+        name: tuple(label.strip() for label in labels.split(",") if label.strip()) for name, labels in rows
+    }
+
+
+def test_the_page_lists_every_metric_with_its_labels() -> None:
+    defined: dict[str, tuple[str, ...]] = {}
+    for value in vars(metrics).values():
+        if isinstance(value, metrics.Family):
+            defined[value.name] = value.labels
+        elif isinstance(value, metrics.Histogram):
+            defined[value._name] = value._labels
+        elif isinstance(value, MetricWrapperBase):
+            suffix = "_total" if isinstance(value, Counter) else ""
+            defined[value._name + suffix] = tuple(value._labelnames)
+    assert documented() == defined
