@@ -88,7 +88,7 @@ class PrometheusServer(Server):
     Args:
         sandbox: an open sandbox.
         rules: the text of a rules file.
-        interval: between two scrapes of a target, and between two evaluations.
+        interval: between two scrapes of a target, and how long one may take.
     """
 
     title = "Prometheus"
@@ -98,7 +98,7 @@ class PrometheusServer(Server):
         sandbox: Sandbox,
         targets: Sequence[Target],
         rules: str,
-        interval: timedelta = timedelta(seconds=1),
+        interval: timedelta = timedelta(seconds=2),
     ) -> None:
         super().__init__(sandbox, f"prometheus-{secrets.token_hex(4)}")
         self._program = find_prometheus()
@@ -112,7 +112,7 @@ class PrometheusServer(Server):
                     "global": {
                         "scrape_interval": every,
                         "scrape_timeout": every,
-                        "evaluation_interval": every,
+                        "evaluation_interval": "1s",
                     },
                     "rule_files": ["rules.yml"],
                     "scrape_configs": [
