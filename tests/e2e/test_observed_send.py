@@ -106,6 +106,7 @@ class Observed:
     Attributes:
         output: what the processes wrote, by name.
         sent, later, replayed: a send of an application with spans of its own, one that the sweeper began, and the first one again.
+        replayed_from: UNIX seconds.
     """
 
     url: str
@@ -117,6 +118,7 @@ class Observed:
     sent: Progress
     later: Progress
     replayed: Progress
+    replayed_from: float
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for output in self.output.values() for line in output.splitlines()]
@@ -174,13 +176,18 @@ def _observe(url: str, redis: RedisServer, collector: Collector, folder: Path) -
             fleets.enter_context(Fleet(environment, folder, workers=workers, beat=beat))
         sent = world.finished(_call(world, APPLICATION), timeout=90)
         _cut_connections(url, redis, folder / "core.log")
-        later = world.finished(_call(world, LATER), timeout=90)
+        asked = collector.requests
+        with collector.stalled():
+            later = world.finished(_call(world, LATER), timeout=90)
+        assert collector.requests > asked, "somebody waits for the collector, and no delivery does"
+        replayed_from = time.time()
         world.mock.set_faults([])
         world.run("replay", str(sent.id), "--outcome", "exhausted", "--yes")
         replayed = world.finished(sent.id, timeout=90)
         assert world.python("from pushq.tasks.maintenance import cleanup; cleanup.delay()").returncode == 0
         _until(lambda: "cleaned_up" in (folder / "core.log").read_text(), "the clean-up")
-        collector.until(lambda spans: any(s.attributes.get("pushq.attempt") == 1 for s in spans))
+        reached = replayed.total("accepted") + later.total("accepted")
+        collector.until(lambda spans: sum(s.attributes.get("pushq.accepted", 0) for s in spans) == reached)
         fleets.close()
         names = ("core", "apns", "fcm", "beat")
         return Observed(
@@ -193,6 +200,7 @@ def _observe(url: str, redis: RedisServer, collector: Collector, folder: Path) -
             sent,
             later,
             replayed,
+            replayed_from,
         )
 
 
@@ -317,7 +325,8 @@ class TestTraces:
         accepted = sum(counts["accepted"] for counts in observed.replayed.platforms.values())
         assert counted["accepted"] == accepted
         assert counted["requests"] == sum(counted[n] for n in ("accepted", "refused", "not_sent", "unknown"))
-        assert counted["status.500"] == 2 * observed.unlucky
+        # Some had no answer: their connection was cut.
+        assert 0 < counted["status.500"] <= 2 * observed.unlucky
         assert min(counted[f"status.{status}"] for status in (400, 404, 410)) > 0
         assert len(requests) < DEVICES / 50
         assert all(0 <= span.start <= span.end for span in requests)
@@ -329,12 +338,7 @@ class TestTraces:
         assert names["pushq-core", "pushq.plan_shard"] >= 16
         assert names["pushq-fcm", "pushq.deliver_batch"] >= 1
         batches = [s for s in observed.trace(observed.sent) if s.name == "pushq.deliver_batch"]
-        again = [
-            s
-            for s in batches
-            if s.start > max(p.end for p in batches if p.attributes.get("pushq.attempt") == 2)
-        ]
-        assert again, "runs after the last try of the first time"
+        assert [s for s in batches if s.start > observed.replayed_from]
         assert observed.replayed.total("accepted") == observed.sent.total("accepted") + observed.unlucky
 
     def test_lines_and_spans_share_their_trace_ids(self, observed: Observed) -> None:
