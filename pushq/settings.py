@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -22,9 +22,11 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 
 from pushq.errors import SettingsError
+from pushq.platforms import PLATFORMS
 
 PREFIX: Final = "PUSHQ_"
 
@@ -220,6 +222,10 @@ class ApnsSettings(LimitSettings):
         """What the provider counts by: apps that have it in common share one limit."""
         return f"apns:{self.team_id}:{self.topic}"
 
+    @property
+    def secret_file(self) -> Path:
+        return self.key_file
+
 
 class FcmSettings(LimitSettings):
     """One app's access to FCM by service account. 600,000 a minute is a project's quota unless Google raised it."""
@@ -238,12 +244,90 @@ class FcmSettings(LimitSettings):
         """What the provider counts by: apps that have it in common share one limit."""
         return f"fcm:{self.project_id}"
 
+    @property
+    def secret_file(self) -> Path:
+        return self.service_account_file
+
+
+class HmsSettings(LimitSettings):
+    """One app's access to HMS Push Kit. Huawei counts devices, and lets every app have at least 6,000 of them a second.
+
+    Attributes:
+        api: ``v1`` (path by app) and ``v2`` (path by project) reach phones up to HarmonyOS 4, ``v3`` those from HarmonyOS 5 on.
+        app_id: for ``v1``, where it is not the OAuth client's id.
+        tokens_per_request: an answer that is lost speaks of so many devices.
+    """
+
+    rate_per_minute: RatePerMinute = 360_000
+    api: Literal["v1", "v2", "v3"]
+    client_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")] | None = None
+    client_secret_file: ReadableFile | None = None
+    service_account_file: ReadableFile | None = None
+    app_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")] | None = None
+    project_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")] | None = None
+    url: HttpsOrigin = "https://push-api.cloud.huawei.com"
+    oauth_url: HttpsOrigin = "https://oauth-login.cloud.huawei.com"
+    ca_file: ReadableFile | None = None
+    tokens_per_request: Annotated[int, Field(ge=1, le=1000)] = 1000
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 16
+    idle_close_seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        """Huawei, "Push Kit REST API": v3 takes no OAuth token, v1 names the app in its path and the others the project."""
+        secrets = [
+            name for name in ("client_secret_file", "service_account_file") if getattr(self, name) is not None
+        ]
+        if len(secrets) != 1:
+            raise ValueError(
+                f"found {' and '.join(secrets) or 'no secret'}; expected either client_id and client_secret_file, "
+                "or service_account_file"
+            )
+        if self.api == "v3" and self.service_account_file is None:
+            raise ValueError(
+                "found client_secret_file with api 'v3', which takes no OAuth token; expected service_account_file"
+            )
+        if self.client_secret_file is not None and self.client_id is None:
+            raise ValueError("found client_secret_file without client_id; expected both")
+        if self.api == "v1" and not (self.app_id or self.client_id):
+            raise ValueError("found api 'v1' without client_id and app_id; expected one of them for its path")
+        if self.api != "v1" and self.project_id is None:
+            raise ValueError(f"found api {self.api!r} without project_id; expected it for its path")
+        return self
+
+    @property
+    def path_id(self) -> str:
+        """Whose messages these are, in the path of a request."""
+        found = (self.app_id or self.client_id) if self.api == "v1" else self.project_id
+        assert found is not None  # by _consistent
+        return found
+
+    @property
+    def limit_name(self) -> str:
+        """What the provider counts by: apps that have it in common share one limit."""
+        return f"hms:{self.app_id or self.client_id or self.project_id}"
+
+    @property
+    def secret_file(self) -> Path:
+        found = self.client_secret_file or self.service_account_file
+        assert found is not None  # by _consistent
+        return found
+
+
+ProviderSettings = ApnsSettings | FcmSettings | HmsSettings
+
 
 class AppSettings(_Frozen):
     """One app and the providers it uses. A platform without a section cannot be sent to."""
 
     apns: ApnsSettings | None = None
     fcm: FcmSettings | None = None
+    hms: HmsSettings | None = None
+
+    def platforms(self) -> dict[str, ProviderSettings]:
+        """The sections there are, in the order of :data:`pushq.platforms.PLATFORMS`."""
+        found = {platform: getattr(self, platform) for platform in PLATFORMS}
+        return {platform: settings for platform, settings in found.items() if settings is not None}
 
 
 AppName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -321,7 +405,7 @@ class Settings(_Frozen):
     def need_apps(self) -> Mapping[str, AppSettings]:
         if self.config is None:
             raise SettingsError(
-                "PUSHQ_CONFIG: found nothing; expected the path of a TOML file with an [apps.NAME.apns] or [apps.NAME.fcm] table"
+                "PUSHQ_CONFIG: found nothing; expected the path of a TOML file with an [apps.NAME.apns], [apps.NAME.fcm] or [apps.NAME.hms] table"
             )
         if not self.apps:
             raise SettingsError(
@@ -424,23 +508,24 @@ def load_apps(path: Path) -> Mapping[str, AppSettings]:
     return apps
 
 
+#: What apps with one limit have in common.
+_SHARED_BY: Final = {"apns": "APNs team and topic", "fcm": "FCM project", "hms": "HMS app"}
+
+
 def _contradictions(apps: Mapping[str, AppSettings]) -> list[str]:
     """Where tables that share a limit say different things about it: each worker would change it for the others."""
     first: dict[str, tuple[str, LimitSettings]] = {}
     lines = []
     for app, providers in apps.items():
-        for platform, settings in (("apns", providers.apns), ("fcm", providers.fcm)):
-            if settings is None:
-                continue
+        for platform, settings in providers.platforms().items():
             table = f"apps.{app}.{platform}"
             other, theirs = first.setdefault(settings.limit_name, (table, settings))
-            what = "APNs team and topic" if platform == "apns" else "FCM project"
             for field in LimitSettings.model_fields:
                 found, expected = getattr(settings, field), getattr(theirs, field)
                 if found != expected:
                     lines.append(
                         f"{table}.{field}: found {found!r}; expected {expected!r} as in {other}, "
-                        f"which has the same {what} and so shares the limit"
+                        f"which has the same {_SHARED_BY[platform]} and so shares the limit"
                     )
     return lines
 

@@ -18,21 +18,21 @@ from pydantic import ValidationError
 from pushq.audience.request import Audience, as_json, parse_audience
 from pushq.errors import InvalidRequest
 from pushq.notification import Notification, kind, parse_notification
+from pushq.platforms import PLATFORMS
 from pushq.providers.apns import request as apns
 from pushq.providers.fcm import request as fcm
+from pushq.providers.hms import request as hms
 from pushq.settings import RetrySettings
 
 Guarantee = Literal["at_least_once", "at_most_once"]
 Kind = Literal["broadcast", "transactional"]
 
 GUARANTEES: Final = ("at_least_once", "at_most_once")
-#: Platforms that this version delivers to.
-PLATFORMS: Final = ("apns", "fcm")
 MAX_KEY_LENGTH: Final = 200
 #: Requests per second for one send: what a caller may ask for.
 MAX_RATE: Final = 1_000_000
 _NAMESPACE: Final = uuid.UUID("4e0f1c5b-6e0a-5b8e-9d3a-2f6c1f0a7b52")
-_CHECKS: Final = {"apns": apns.check, "fcm": fcm.check}
+_CHECKS: Final = {"apns": apns.check, "fcm": fcm.check, "hms": hms.check}
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,6 @@ def submit(
     """
     message = parse_notification(notification)
     people = parse_audience(audience)
-    for platform in people.platforms:
-        if platform not in PLATFORMS:
-            raise InvalidRequest("audience.platforms", repr(platform), f"some of: {', '.join(PLATFORMS)}")
     for platform in people.platforms or PLATFORMS:
         _CHECKS[platform](message)
     if guarantee not in GUARANTEES:

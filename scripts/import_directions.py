@@ -16,7 +16,7 @@ PACKAGE = "pushq"
 
 #: The parts of the package, from the ground up. A part imports only parts of the rows above its own here.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors"}),
+    frozenset({"errors", "platforms"}),
     frozenset({"settings"}),
     frozenset({"database", "logs", "metrics", "migrations", "notification", "redis_client", "rejects"}),
     frozenset({"http2", "embedded", "mock"}),

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pushq.errors import InvalidRequest
+from pushq.platforms import PLATFORMS
 
-PLATFORMS: Final = ("apns", "fcm", "hms")
 #: The segment that exists without being created.
 EVERYBODY: Final = "all"
 #: They travel with the call and stand in one array; more people are a segment.

@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "segments": ("pushq.cli.segments:segments", "Create and look at segments."),
     "cache": ("pushq.cli.cache:cache", "Warm, clear and look at the token cache."),
     "db": ("pushq.cli.db:db", "Bring the database to this version's schema."),
-    "worker": ("pushq.cli.worker:worker", "Run a worker: core, apns or fcm."),
+    "worker": ("pushq.cli.worker:worker", "Run a worker: core, apns, fcm or hms."),
     "beat": ("pushq.cli.worker:beat", "Run the clock that starts sweeper and clean-up."),
     "mock": ("pushq.cli.mock:mock", "Serve APNs, FCM and OAuth for tests and trials."),
     "bench": ("pushq.cli.bench:bench", "Measure the sender against a server of yours."),

@@ -22,7 +22,7 @@ from pushq.ledger.orders import Order, PlanShard
 from pushq.ledger.outcomes import COLUMNS, Outcome
 from pushq.notification import Notification, parse_notification
 from pushq.settings import AppSettings, RetrySettings, Settings
-from pushq.submission import PLATFORMS, Submission
+from pushq.submission import Submission
 
 log = logging.getLogger("pushq.sends")
 
@@ -119,7 +119,7 @@ def resolve_app(app: str | None, apps: Mapping[str, AppSettings]) -> str:
 
 def sendable_platforms(submission: Submission, app: AppSettings, name: str) -> tuple[str, ...]:
     """Platforms to plan for: those asked for, or all that the app is configured for."""
-    configured = tuple(p for p in PLATFORMS if getattr(app, p) is not None)
+    configured = tuple(app.platforms())
     for platform in submission.audience.platforms:
         if platform not in configured:
             raise InvalidRequest(

@@ -342,13 +342,11 @@ def _lot(target: _Target, purse: _Purse, want: int, now: float) -> int:
 
 
 def _targets(name: str, app: AppSettings) -> list[_Target]:
-    found = []
     # A provider counts by what it knows: FCM by project, whichever of our apps sends.
-    if app.apns is not None:
-        found.append(_target(name, "apns", app.apns.limit_name, app.apns))
-    if app.fcm is not None:
-        found.append(_target(name, "fcm", app.fcm.limit_name, app.fcm))
-    return found
+    return [
+        _target(name, platform, settings.limit_name, settings)
+        for platform, settings in app.platforms().items()
+    ]
 
 
 def _target(app: str, platform: str, name: str, settings: LimitSettings) -> _Target:

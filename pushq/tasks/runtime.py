@@ -19,6 +19,7 @@ from pushq.ledger.journal import Journal
 from pushq.ledger.orders import PlanShard
 from pushq.limits.gate import REDIS_CONNECT_TIMEOUT_S, REDIS_TIMEOUT_S, FleetGate
 from pushq.limits.token_guard import TokenGuard
+from pushq.platforms import PLATFORMS
 from pushq.providers.apns.client import ApnsClient
 from pushq.providers.client import ProviderClient
 from pushq.providers.fcm.client import FcmClient
@@ -188,9 +189,7 @@ def runtime() -> Runtime:
     return _runtime
 
 
-def configure(
-    settings: Settings, platforms: tuple[str, ...] = ("apns", "fcm"), *, greenlets: int = 20
-) -> Runtime:
+def configure(settings: Settings, platforms: tuple[str, ...] = PLATFORMS, *, greenlets: int = 20) -> Runtime:
     """Make the process's runtime, once."""
     global _runtime  # noqa: PLW0603 - Celery gives a task no other place for what its process owns
     with _lock:

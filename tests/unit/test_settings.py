@@ -280,7 +280,7 @@ class TestConfigFile:
             ("topic", f'url = "https://u:{SECRET}@h"\ntopic', "apps.shop.apns.url", "a user", "https://HOST"),
             ("topic", 'url = "https://[h"\ntopic', "apps.shop.apns.url", "'https://[h'", "https://HOST"),
             ("shop", "Shop Nr 1", "apps.Shop Nr 1", "", "a-z0-9"),
-            ("apps.shop.apns", "apps.shop.hms", "apps.shop.hms", "does not know", "spelling"),
+            ("apps.shop.apns", "apps.shop.wns", "apps.shop.wns", "does not know", "spelling"),
             ("apps.shop.apns", "app.shop.apns", "app", "does not know", "spelling"),
         ],
     )
