@@ -216,7 +216,7 @@ class Attempt:
             self.reauthenticate = burst
         else:
             self.failures[position] = Failure(verdict.reason, verdict.status, verdict.wait_s)
-            if verdict.status == 429 and verdict.scope is Scope.PROVIDER:
+            if verdict.flow_control or (verdict.status == 429 and verdict.scope is Scope.PROVIDER):
                 self.hold_off_s = max(self.hold_off_s, verdict.wait_s)
 
     def _bury(self, position: int, outcome: Outcome, verdict: Verdict) -> None:

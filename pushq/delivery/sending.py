@@ -14,17 +14,17 @@ import redis
 from pushq.delivery.attempt import Attempt
 from pushq.delivery.means import Means, ids
 from pushq.delivery.watch import Watched
-from pushq.http2 import NO_CONNECTION, Answer, Burst, Code, Pool, PoolClosed, PoolSaturated
+from pushq.http2 import NO_CONNECTION, Answer, Burst, Code, PoolClosed, PoolSaturated
 from pushq.http2.greenlets import pause
 from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.outcomes import Outcome
 from pushq.ledger.sends import Send
 from pushq.providers.answers import Effect, Scope, Verdict
-from pushq.providers.client import Message, ProviderClient
+from pushq.providers.client import Message, ProviderClient, RequestPool
 
 log = logging.getLogger("pushq.delivery")
 
-#: Requests per burst: one claim, one submission and about one journal write each.
+#: Devices per burst, where the provider has no size of its own: one claim, one submission and about one journal write each.
 CHUNK: Final = 500
 #: How often a running batch looks for answers when no burst has finished, and whether it may still send.
 COLLECT_S: Final = 0.1
@@ -78,6 +78,8 @@ class Sending:
         #: A probe for the breaker: to be sent, and sent.
         self._probing = False
         self._probe: Burst | None = None
+        #: The last refusal that was logged: one answer may be that of many recipients.
+        self._logged: Answer | None = None
         self.sent_at = means.clock()
         collapse = send.notification.collapse_id
         if collapse is None and not send.at_most_once:
@@ -128,11 +130,11 @@ class Sending:
         # What was slept for the batch has passed for everybody in it; waits are whole milliseconds.
         return [position for position in pending if waits[position] <= self._lease.early_s + 0.001]
 
-    def _submit(self, pool: Pool, positions: list[int], tokens: list[bytes]) -> bool:
+    def _submit(self, pool: RequestPool, positions: list[int], tokens: list[bytes]) -> bool:
         """False: the rest of the batch is not to be sent now."""
         devices, start = self._lease.device_ids, 0
         while start < len(positions):
-            size = self._permits(pool, min(CHUNK, len(positions) - start))
+            size = self._permits(pool, min(self._client.chunk or CHUNK, len(positions) - start))
             if not size:
                 return False
             where = positions[start : start + size]
@@ -156,7 +158,7 @@ class Sending:
             self._collect()
         return True
 
-    def _permits(self, pool: Pool, want: int) -> int:
+    def _permits(self, pool: RequestPool, want: int) -> int:
         """How many requests may go out now; waits a little for them. 0: none, for longer than it is worth waiting."""
         waited = 0.0
         while (queued := pool.stats().queued) > HEADROOM:
@@ -286,7 +288,9 @@ class Sending:
     def _judge(self, answer: Answer) -> Verdict:
         verdict = self._client.judge(answer, sent_at=self.sent_at, now=self._d.clock())
         # What speaks about one recipient is in the dead letters; a line each would drown the log.
-        if verdict.scope is not Scope.RECIPIENT and verdict.effect is not Effect.RETRY:
+        told = answer is self._logged or verdict.effect is Effect.RETRY
+        if verdict.scope is not Scope.RECIPIENT and not told:
+            self._logged = answer
             log.warning(
                 "provider_refused",
                 extra={

@@ -42,6 +42,7 @@ class Rule:
         min_wait_s: the provider wants no repetition before this many seconds.
         guarded: a wrong set-up of ours can cause the same answer for everybody, so tokens are only invalidated while it is rare.
         retire: the connection takes no further requests.
+        flow_control: the provider wants less from everybody; the wait is the fleet's pause.
     """
 
     effect: Effect
@@ -49,6 +50,7 @@ class Rule:
     min_wait_s: float = 0.0
     guarded: bool = False
     retire: bool = False
+    flow_control: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Verdict:
     wait_s: float = 0.0
     guarded: bool = False
     retire: bool = False
+    flow_control: bool = False
     invalid_since: datetime | None = None
     detail: str = ""
 

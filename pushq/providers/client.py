@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from pushq.errors import PushqError
-from pushq.http2 import Answer, Burst, Pool
+from pushq.http2 import Answer, Burst, PoolStats
 from pushq.notification import Notification
 from pushq.providers.answers import Verdict
 
@@ -40,10 +40,31 @@ class Message:
     collapse_id: str | None
 
 
+class RequestPool(Protocol):
+    """Takes bursts and fills in what became of them; :class:`pushq.http2.Pool` is one."""
+
+    name: str
+
+    def submit(self, burst: Burst, timeout: float) -> None:
+        """Take the burst; blocks while there is no room.
+
+        Raises:
+            PoolSaturated: no room within ``timeout`` seconds.
+            PoolClosed
+        """
+
+    def stats(self) -> PoolStats: ...
+
+
 class ProviderClient(Protocol):
-    """One app's access to one provider. Everything in it may be used by many greenlets at once."""
+    """One app's access to one provider. Everything in it may be used by many greenlets at once.
+
+    Attributes:
+        chunk: devices per burst; None where the provider's requests are for one device each.
+    """
 
     platform: str
+    chunk: int | None
 
     def start(self) -> None:
         """Open connections in advance; returns at once."""
@@ -51,7 +72,7 @@ class ProviderClient(Protocol):
     def close(self, grace: float) -> None:
         """Finish what is in flight within ``grace`` seconds."""
 
-    def pool(self, environment: str) -> Pool:
+    def pool(self, environment: str) -> RequestPool:
         """Connections to the environment (``production`` or ``sandbox``)."""
 
     def burst(

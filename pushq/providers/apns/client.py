@@ -33,6 +33,7 @@ class ApnsClient:
     """See :class:`pushq.providers.client.ProviderClient`."""
 
     platform = "apns"
+    chunk: int | None = None
 
     def __init__(
         self,

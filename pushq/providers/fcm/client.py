@@ -31,6 +31,7 @@ class FcmClient:
     """See :class:`pushq.providers.client.ProviderClient`."""
 
     platform = "fcm"
+    chunk: int | None = None
 
     def __init__(
         self,
