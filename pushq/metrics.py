@@ -54,6 +54,14 @@ unknown: Final = Counter(
     "pushq_unknown", "Recipients of whom nobody knows whether they were reached.", (*_TARGET, "reason")
 )
 
+config_reload_failed: Final = Gauge(
+    "pushq_config_reload_failed",
+    "1 while the configuration file, or a file that it names, cannot be used and the worker keeps what it had.",
+)
+config_reloads: Final = Counter(
+    "pushq_config_reloads", "Changed configurations that were taken over without a restart."
+)
+
 _POOL: Final = ("pool",)
 apns_connection_pool_exhausted: Final = Counter(
     "apns_connection_pool_exhausted",

@@ -362,6 +362,7 @@ class Settings(_Frozen):
     request_timeout: Annotated[float, Field(ge=1, le=600)] = 30.0
     shutdown_grace: Annotated[float, Field(ge=4, le=3600)] = 20.0
     poison_runs: Annotated[int, Field(ge=1, le=100)] = 3
+    reload_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
     http_proxy: ProxyUrl | None = None
     http_proxy_password_file: ReadableFile | None = None
     http_proxy_ca_file: ReadableFile | None = None

@@ -17,9 +17,10 @@ PACKAGE = "pushq"
 #: The parts of the package, from the ground up. A part imports only parts of the rows above its own here.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "platforms"}),
-    frozenset({"settings"}),
+    frozenset({"rendering", "settings"}),
     frozenset({"database", "logs", "metrics", "migrations", "notification", "redis_client", "rejects"}),
     frozenset({"http2", "embedded", "mock"}),
+    frozenset({"reload"}),
     frozenset({"bench", "providers"}),
     frozenset({"limits"}),
     frozenset({"audience"}),
@@ -41,6 +42,7 @@ APART: Mapping[str, frozenset[str]] = {
     "http2": frozenset({"errors"}),
     "embedded": frozenset({"errors"}),
     "mock": frozenset({"errors"}),
+    "rendering": frozenset({"errors"}),
 }
 
 #: Libraries that belong to some parts, by their top-level name.

@@ -30,8 +30,31 @@ class PoolMetrics:
             metrics.apns_connection_pool_exhausted.labels(pool).inc()
 
 
+#: Open pools by name, the newest last: a renewed credential makes another one while the old one drains.
+_open: dict[str, list[Pool]] = {}
+
+
 def expose(pool: Pool) -> None:
     """Let the gauges of this pool be read from it whenever they are scraped. The newest pool of a name counts."""
+    _open.setdefault(pool.name, []).append(pool)
+    _show(pool)
+
+
+def conceal(pool: Pool) -> None:
+    """The pool is closed: an older one of its name counts again, or there are no gauges of that name any more."""
+    left = [each for each in _open.get(pool.name, ()) if each is not pool]
+    if left:
+        _open[pool.name] = left
+        _show(left[-1])
+    elif _open.pop(pool.name, None) is not None:
+        for state in ("open", "draining"):
+            metrics.http2_connections.remove(pool.name, state)
+        for kind in ("in_use", "limit"):
+            metrics.http2_streams.remove(pool.name, kind)
+        metrics.http2_queued.remove(pool.name)
+
+
+def _show(pool: Pool) -> None:
     name, stats = pool.name, pool.stats
     metrics.http2_connections.labels(name, "open").set_function(lambda: stats().connections)
     metrics.http2_connections.labels(name, "draining").set_function(lambda: stats().draining)

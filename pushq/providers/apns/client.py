@@ -17,7 +17,7 @@ from pushq.providers.apns import request
 from pushq.providers.apns.credentials import ProviderTokens, load_key
 from pushq.providers.apns.responses import RULES, judge
 from pushq.providers.client import Message
-from pushq.providers.pool_metrics import PoolMetrics, expose
+from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
 from pushq.settings import ApnsSettings
 
 log = logging.getLogger("pushq.apns")
@@ -94,6 +94,8 @@ class ApnsClient:
         # A copy: closing a pool waits, and others run meanwhile.
         for environment in tuple(self._started):
             self._pools[environment].close(max(0.0, deadline - time.monotonic()))
+        for pool in self._pools.values():
+            conceal(pool)
 
     def pool(self, environment: str) -> Pool:
         # Most apps have no sandbox devices: its connections are opened for the first of them.

@@ -17,7 +17,7 @@ from pushq.providers.client import Message
 from pushq.providers.fcm import request
 from pushq.providers.fcm.credentials import AccessTokens
 from pushq.providers.fcm.responses import judge
-from pushq.providers.pool_metrics import PoolMetrics, expose
+from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
 from pushq.settings import FcmSettings
 
 #: FCM's back end takes 100 at once and answers the next one with GOAWAY (firebase-admin-node caps itself at the same figure).
@@ -73,6 +73,7 @@ class FcmClient:
 
     def close(self, grace: float) -> None:
         self._pool.close(grace)
+        conceal(self._pool)
         self._tokens.close()
 
     def pool(self, environment: str) -> Pool:
