@@ -23,6 +23,8 @@ CERTIFICATE_LIFE = dt.timedelta(days=365)
 PROJECT_ID = "pushq-demo"
 CLIENT_EMAIL = f"pushq@{PROJECT_ID}.iam.gserviceaccount.com"
 APPLE_ID_LENGTH = 10
+#: ``private_key_id`` of the account file that the mock starts with.
+FIRST_KEY_ID = "mock"
 
 _PEM = serialization.Encoding.PEM
 _PKCS8 = serialization.PrivateFormat.PKCS8
@@ -45,18 +47,22 @@ class Credentials:
     service_account_key: rsa.RSAPrivateKey
 
     def write_service_account(self, token_uri: str) -> None:
-        pem = self.service_account_key.private_bytes(_PEM, _PKCS8, _CLEAR).decode()
+        self.write_account(self.service_account_file, FIRST_KEY_ID, self.service_account_key, token_uri)
+
+    def write_account(self, path: Path, key_id: str, key: rsa.RSAPrivateKey, token_uri: str) -> None:
+        """A file of the one service account, with one of its keys."""
+        pem = key.private_bytes(_PEM, _PKCS8, _CLEAR).decode()
         account = {
             "type": "service_account",
             "project_id": PROJECT_ID,
-            "private_key_id": "mock",
+            "private_key_id": key_id,
             "private_key": pem,
             "client_email": CLIENT_EMAIL,
             "client_id": "100000000000000000001",
             "auth_uri": token_uri,
             "token_uri": token_uri,
         }
-        write_private(self.service_account_file, json.dumps(account, indent=2).encode())
+        write_private(path, json.dumps(account, indent=2).encode())
 
 
 def make_credentials(folder: Path) -> Credentials:
@@ -110,11 +116,22 @@ def _apns_key(folder: Path) -> tuple[str, Path]:
     for key_file in sorted(folder.glob("AuthKey_*.p8")):
         if team_file.exists():
             return team_file.read_text().strip(), key_file
-    team_id, key_id = _apple_id(), _apple_id()
-    key_file = folder / f"AuthKey_{key_id}.p8"
+    team_id = _apple_id()
     write_private(team_file, team_id.encode())
-    write_private(key_file, ec.generate_private_key(ec.SECP256R1()).private_bytes(_PEM, _PKCS8, _CLEAR))
-    return team_id, key_file
+    return team_id, new_apns_key(folder)[1]
+
+
+def new_apns_key(folder: Path) -> tuple[str, Path, ec.EllipticCurvePublicKey]:
+    """Another key in a file of its own, as Apple gives them out: its id, the file, and what to verify with."""
+    key_id, key = _apple_id(), ec.generate_private_key(ec.SECP256R1())
+    key_file = folder / f"AuthKey_{key_id}.p8"
+    write_private(key_file, key.private_bytes(_PEM, _PKCS8, _CLEAR))
+    return key_id, key_file, key.public_key()
+
+
+def new_service_account_key() -> tuple[str, rsa.RSAPrivateKey]:
+    """Another key of a service account, and its id."""
+    return secrets.token_hex(20), rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 def _apple_id() -> str:

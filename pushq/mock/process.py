@@ -161,6 +161,15 @@ class MockProcess:
         """Every JWT (apns) or access token (fcm) issued so far is refused from now on."""
         self._call("POST", f"/expire/{platform}")
 
+    def add_key(self, platform: str) -> dict[str, str]:
+        """Make another key and accept it (apns, fcm): ``key_id``, and ``key_file`` or ``service_account_file``."""
+        made: dict[str, str] = json.loads(self._call("POST", f"/keys/{platform}"))
+        return made
+
+    def revoke_key(self, platform: str, key_id: str) -> None:
+        """What this key signs is refused from now on; access tokens that it brought are not (``expire_credentials``)."""
+        self._call("DELETE", f"/keys/{platform}/{key_id}")
+
     def reset(self) -> None:
         """All counts to zero, no faults."""
         self._call("POST", "/reset")

@@ -36,6 +36,7 @@ from pushq.mock.fast import FastEngine
 from pushq.mock.faults import PLATFORMS, FaultTable, load_faults
 from pushq.mock.fcm import FcmRules
 from pushq.mock.http1 import MAX_CONTROL_BODY_BYTES, endpoint_handler, serve_http1
+from pushq.mock.keyring import ApnsKeyring, FcmKeyring, Keyring
 from pushq.mock.lanes import ApnsLane, FcmLane, Lane
 from pushq.mock.oauth import OAuthRules
 from pushq.mock.provider_token import ProviderTokenVerifier
@@ -94,7 +95,11 @@ class MockServer:
             settings.fcm_streams,
             oauth_rules.expire_credentials,
         )
-        production, sandbox = (self._apns_rules(environment) for environment in ("production", "sandbox"))
+        credentials = self._credentials
+        verifier = ProviderTokenVerifier(credentials.team_id, credentials.key_id, credentials.apns_public_key)
+        production, sandbox = (
+            self._apns_rules(environment, verifier) for environment in ("production", "sandbox")
+        )
 
         def endpoint(rules: Rules, *, delayed: bool = True) -> Endpoint:
             latency = (
@@ -107,7 +112,11 @@ class MockServer:
         apns_endpoints = [endpoint(production), endpoint(sandbox)]
         fcm_endpoint, oauth_endpoint = endpoint(fcm_rules), endpoint(oauth_rules, delayed=False)
         by_platform = {"apns": apns_endpoints, "fcm": [fcm_endpoint], "oauth": [oauth_endpoint]}
-        control = Control(settings.engine, by_platform, tallies, faults, recent)
+        keyrings: dict[str, Keyring] = {
+            "apns": ApnsKeyring(credentials, verifier),
+            "fcm": FcmKeyring(credentials, oauth_rules),
+        }
+        control = Control(settings.engine, by_platform, tallies, faults, recent, keyrings)
 
         self._apns = self._listen(
             settings.apns_port, self._http2(apns_endpoints[0], lambda: ApnsLane(production)), HTTP2_ONLY
@@ -166,9 +175,8 @@ class MockServer:
             listener.server.stop(timeout=1)
         self._connections.kill(timeout=2)
 
-    def _apns_rules(self, environment: str) -> ApnsRules:
-        credentials, settings = self._credentials, self._settings
-        verifier = ProviderTokenVerifier(credentials.team_id, credentials.key_id, credentials.apns_public_key)
+    def _apns_rules(self, environment: str, verifier: ProviderTokenVerifier) -> ApnsRules:
+        settings = self._settings
         return ApnsRules(
             environment, verifier, (settings.topic,), settings.dead_prefix.encode(), settings.apns_streams
         )
