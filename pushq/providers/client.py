@@ -12,6 +12,7 @@ from pushq.errors import PushqError
 from pushq.http2 import Answer, Burst, PoolStats
 from pushq.notification import Notification
 from pushq.providers.answers import Verdict
+from pushq.rendering.contents import Format
 
 
 class CredentialRefused(PushqError):
@@ -30,6 +31,8 @@ class Message:
     """One send as the providers see it.
 
     Attributes:
+        notification: as the platform gets it: its overrides applied, no variants, no placeholders. Where recipients get different
+            texts, they come as ``contents``, and what is here serves for the headers.
         expires_at: when delivery stops making sense.
         collapse_id: the caller's, or the send's own where a repetition must replace its first copy on the phone.
     """
@@ -75,10 +78,23 @@ class ProviderClient(Protocol):
     def pool(self, environment: str) -> RequestPool:
         """Connections to the environment (``production`` or ``sandbox``)."""
 
+    def format(self, message: Message) -> Format[Notification]:
+        """How the message is written down for this platform, without what names the recipient. Pure; the same functions make
+        what :meth:`burst` sends to everybody."""
+
     def burst(
-        self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime
+        self,
+        message: Message,
+        tokens: Sequence[bytes],
+        device_ids: Sequence[int],
+        now: datetime,
+        contents: Sequence[bytes] | None = None,
     ) -> Burst:
         """The requests for these devices, ready to be submitted.
+
+        Args:
+            contents: what each of them gets, as ``format(message).write`` would have written it; equal ones are mostly the same
+                object. None: everybody gets ``message.notification``.
 
         Raises:
             CredentialRefused, CredentialUnavailable

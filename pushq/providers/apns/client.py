@@ -12,12 +12,14 @@ from urllib.parse import urlsplit
 import redis
 
 from pushq.http2 import Answer, Burst, GoAwayReceived, HeaderTemplate, Origin, Pool, PoolSettings, Proxy
+from pushq.notification import Notification
 from pushq.providers.answers import Effect, Scope, Verdict
 from pushq.providers.apns import request
 from pushq.providers.apns.credentials import ProviderTokens, load_key
 from pushq.providers.apns.responses import RULES, judge
 from pushq.providers.client import Message
 from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
+from pushq.rendering.contents import Format
 from pushq.settings import ApnsSettings
 
 log = logging.getLogger("pushq.apns")
@@ -117,8 +119,16 @@ class ApnsClient:
                 },
             )
 
+    def format(self, message: Message) -> Format[Notification]:
+        return Format(request.payload, lambda filled: len(request.payload(filled)), request.MAX_PAYLOAD_BYTES)
+
     def burst(
-        self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime
+        self,
+        message: Message,
+        tokens: Sequence[bytes],
+        device_ids: Sequence[int],
+        now: datetime,
+        contents: Sequence[bytes] | None = None,
     ) -> Burst:
         template, body = self._render(message)
         send_id = message.send_id
@@ -126,7 +136,7 @@ class ApnsClient:
             template,
             len(tokens),
             targets=tokens,
-            bodies=body,
+            bodies=body if contents is None else contents,
             values=[(request.apns_id(send_id, device),) for device in device_ids],
         )
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from itertools import repeat
+from typing import Final
 from urllib.parse import urlsplit
 
+import orjson
 import redis
 
 from pushq.http2 import Answer, Burst, HeaderTemplate, Origin, Pool, PoolSettings, Proxy
+from pushq.notification import Notification
 from pushq.providers.answers import Verdict
 from pushq.providers.client import Message
 from pushq.providers.fcm import request
 from pushq.providers.fcm.credentials import AccessTokens
 from pushq.providers.fcm.responses import judge
 from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
+from pushq.rendering.contents import Format
 from pushq.settings import FcmSettings
 
 #: FCM's back end takes 100 at once and answers the next one with GOAWAY (firebase-admin-node caps itself at the same figure).
@@ -66,7 +70,7 @@ class FcmClient:
         )
         expose(self._pool)
         self._template: tuple[bytes, HeaderTemplate] | None = None
-        self._rendered: dict[uuid.UUID, dict[str, Any]] = {}
+        self._rendered: dict[uuid.UUID, bytes] = {}
 
     def start(self) -> None:
         self._pool.start()
@@ -79,8 +83,22 @@ class FcmClient:
     def pool(self, environment: str) -> Pool:
         return self._pool
 
+    def format(self, message: Message) -> Format[Notification]:
+        return Format(
+            lambda filled: orjson.dumps(
+                request.message(filled, ttl_s=message.notification.ttl, collapse_id=message.collapse_id)
+            ),
+            request.size,
+            request.MAX_PAYLOAD_BYTES,
+        )
+
     def burst(
-        self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime
+        self,
+        message: Message,
+        tokens: Sequence[bytes],
+        device_ids: Sequence[int],
+        now: datetime,
+        contents: Iterable[bytes] | None = None,
     ) -> Burst:
         authorization = self._tokens.authorization()
         if self._template is None or self._template[0] != authorization:
@@ -88,15 +106,17 @@ class FcmClient:
                 authorization,
                 HeaderTemplate(self._path, request.headers(authorization=authorization)),
             )
-        parts = self._rendered.get(message.send_id)
-        if parts is None:
-            parts = request.message(
-                message.notification, ttl_s=message.notification.ttl, collapse_id=message.collapse_id
-            )
-            self._rendered[message.send_id] = parts
+        if contents is None:
+            contents = repeat(self._render(message), len(tokens))
+        return Burst(self._template[1], len(tokens), bodies=request.bodies(tokens, contents))
+
+    def _render(self, message: Message) -> bytes:
+        content = self._rendered.get(message.send_id)
+        if content is None:
+            content = self._rendered[message.send_id] = self.format(message).write(message.notification)
             while len(self._rendered) > _KEPT_SENDS:
                 del self._rendered[next(iter(self._rendered))]
-        return Burst(self._template[1], len(tokens), bodies=request.bodies(parts, tokens))
+        return content
 
     def judge(self, answer: Answer, *, sent_at: datetime, now: datetime) -> Verdict:
         return judge(answer.status, answer.headers, answer.body, sent_at=sent_at, now=now)

@@ -5,10 +5,8 @@ Source: Firebase, "REST Resource: projects.messages".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Final
-
-import orjson
 
 from pushq.errors import InvalidRequest
 from pushq.notification import Notification
@@ -53,25 +51,30 @@ def message(notification: Notification, *, ttl_s: int, collapse_id: str | None) 
     return result
 
 
-def bodies(parts: dict[str, Any], tokens: Sequence[bytes]) -> list[bytes]:
-    """One body per token; only the token differs.
+def bodies(tokens: Iterable[bytes], contents: Iterable[bytes]) -> list[bytes]:
+    """One body per token; ``contents`` are :func:`message` as JSON, one per token or more.
 
-    Device tokens are checked at registration to need no JSON escape, so each body is two shared pieces around the token.
+    Device tokens are checked at registration to need no JSON escape, so a body is its content with the token written in front.
     """
-    rest = orjson.dumps(parts)[1:]
-    head, tail = b'{"message":{"token":"', b'",' + rest + b"}"
-    return [head + token + tail for token in tokens]
+    # A content is an object that is never empty: its members go on behind the token.
+    pairs = zip(tokens, contents, strict=False)
+    return [b'{"message":{"token":"%b",%b}' % (token, content[1:]) for token, content in pairs]
+
+
+def size(notification: Notification) -> int:
+    """Bytes as FCM counts them: texts and data, without what JSON adds."""
+    texts = [notification.title, notification.body, notification.image]
+    return sum(len(t.encode()) for t in texts if t) + sum(
+        len(k.encode()) + len(v.encode()) for k, v in notification.data.items()
+    )
 
 
 def check(notification: Notification, name: str = "notification") -> None:
     """Raise InvalidRequest when FCM would refuse the notification whatever the device."""
-    texts = [notification.title, notification.body, notification.image]
-    size = sum(len(t.encode()) for t in texts if t) + sum(
-        len(k.encode()) + len(v.encode()) for k, v in notification.data.items()
-    )
-    if size > MAX_PAYLOAD_BYTES:
+    found = size(notification)
+    if found > MAX_PAYLOAD_BYTES:
         raise InvalidRequest(
-            name, f"{size:,} bytes as an FCM payload", f"at most {MAX_PAYLOAD_BYTES:,} bytes"
+            name, f"{found:,} bytes as an FCM payload", f"at most {MAX_PAYLOAD_BYTES:,} bytes"
         )
 
 
