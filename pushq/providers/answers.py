@@ -43,6 +43,8 @@ class Rule:
         guarded: a wrong set-up of ours can cause the same answer for everybody, so tokens are only invalidated while it is rare.
         retire: the connection takes no further requests.
         flow_control: the provider wants less from everybody; the wait is the fleet's pause.
+        doubtful: either the token or the message is to blame. Where others got the same message it is the token, and guarded;
+            where nobody did, the rule stands as it is.
     """
 
     effect: Effect
@@ -51,6 +53,7 @@ class Rule:
     guarded: bool = False
     retire: bool = False
     flow_control: bool = False
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Verdict:
     flow_control: bool = False
     invalid_since: datetime | None = None
     detail: str = ""
+    doubtful: bool = False
 
 
 #: A provider that asks for more than this is answered by the message's expiry, not by a longer wait.

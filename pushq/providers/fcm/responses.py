@@ -17,6 +17,9 @@ from pushq.providers.answers import Effect, Rule, Scope, Verdict, retry_after
 _R, _D, _X, _C = Effect.RETRY, Effect.TOKEN_DEAD, Effect.REJECTED, Effect.CONFIGURATION
 _SERVER = Rule(_R, Scope.PROVIDER, min_wait_s=10.0)
 _QUOTA = Rule(_R, Scope.PROVIDER, min_wait_s=60.0)
+#: Quotas of one device and of one topic hold up nobody else. For a device no shortest wait is stated: the back-off decides.
+_DEVICE_QUOTA = Rule(_R)
+_TOPIC_QUOTA = Rule(_R, min_wait_s=60.0)
 
 #: By status and the FcmError's errorCode ("" when the answer has none).
 RULES: Final[Mapping[tuple[int, str], Rule]] = {
@@ -38,10 +41,14 @@ RULES: Final[Mapping[tuple[int, str], Rule]] = {
     (504, ""): _SERVER,
 }
 FALLBACK: Final[Mapping[int, Rule]] = {4: Rule(_X), 5: _SERVER}
+#: "No more information is available about this error", at any status; a 429 is a quota all the same.
+_UNSPECIFIED: Final = "UNSPECIFIED_ERROR"
+_UNSPECIFIED_RULES: Final[Mapping[int, Rule]] = {4: Rule(_X, Scope.MESSAGE), 5: _SERVER}
 
 _FCM_ERROR: Final = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _APNS_ERROR: Final = "type.googleapis.com/google.firebase.fcm.v1.ApnsError"
 _BAD_REQUEST: Final = "type.googleapis.com/google.rpc.BadRequest"
+_QUOTA_FAILURE: Final = "type.googleapis.com/google.rpc.QuotaFailure"
 _BAD_TOKEN_TEXT: Final = "registration token is not a valid fcm registration token"  # noqa: S105
 _DEAD_ON_APPLE: Final = {
     "BadDeviceToken": True,
@@ -60,6 +67,10 @@ def judge(
     code = str(details.get(_FCM_ERROR, {}).get("errorCode") or "")
     if status == 400 and code in ("", "INVALID_ARGUMENT"):
         rule, reason = _invalid_argument(error, details, code)
+    elif status == 429:
+        rule, reason = _quota(details)
+    elif code == _UNSPECIFIED:
+        rule, reason = _UNSPECIFIED_RULES.get(status // 100, _SERVER), code
     else:
         known = RULES.get((status, code))
         rule = known or FALLBACK.get(status // 100, _SERVER)
@@ -78,7 +89,8 @@ def judge(
         wait_s=wait,
         guarded=rule.guarded,
         retire=rule.retire,
-        invalid_since=sent_at if rule.effect is Effect.TOKEN_DEAD else None,
+        invalid_since=sent_at if rule.effect is Effect.TOKEN_DEAD or rule.doubtful else None,
+        doubtful=rule.doubtful,
         detail=str(error.get("message") or "")[:200],
     )
 
@@ -101,7 +113,24 @@ def _invalid_argument(error: Mapping[str, Any], details: Mapping[str, Any], code
         return Rule(_X, Scope.MESSAGE), "INVALID_ARGUMENT"
     if code and _BAD_TOKEN_TEXT in str(error.get("message") or "").lower():
         return Rule(_D), "INVALID_TOKEN"
-    return Rule(_X, Scope.MESSAGE), "INVALID_ARGUMENT"
+    # Only what became of the other recipients of the same message can tell.
+    return Rule(_X, Scope.MESSAGE, doubtful=bool(code)), "INVALID_ARGUMENT"
+
+
+def _quota(details: Mapping[str, Any]) -> tuple[Rule, str]:
+    """Whose quota it is, by the words of the QuotaFailure (ErrorCode page: "message rate", "device message rate", "topic message
+    rate" exceeded). Without one it is taken for the project's: the attempt looks whether others were hit as well."""
+    violations = details.get(_QUOTA_FAILURE, {}).get("violations")
+    words = " ".join(
+        f"{violation.get('subject')} {violation.get('description')}".lower()
+        for violation in (violations if isinstance(violations, list) else ())
+        if isinstance(violation, dict)
+    )
+    if "device" in words:
+        return _DEVICE_QUOTA, "QUOTA_EXCEEDED_DEVICE"
+    if "topic" in words:
+        return _TOPIC_QUOTA, "QUOTA_EXCEEDED_TOPIC"
+    return _QUOTA, "QUOTA_EXCEEDED"
 
 
 def _error(body: bytes) -> Mapping[str, Any]:
