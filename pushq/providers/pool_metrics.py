@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pushq import metrics
-from pushq.http2 import Pool, Reason
+from pushq.http2 import Reason
+from pushq.providers.client import RequestPool
 
 #: Error codes of RFC 9113 section 7; whatever else a peer sends is one label.
 _HIGHEST_CODE = 0xD
@@ -31,16 +32,16 @@ class PoolMetrics:
 
 
 #: Open pools by name, the newest last: a renewed credential makes another one while the old one drains.
-_open: dict[str, list[Pool]] = {}
+_open: dict[str, list[RequestPool]] = {}
 
 
-def expose(pool: Pool) -> None:
+def expose(pool: RequestPool) -> None:
     """Let the gauges of this pool be read from it whenever they are scraped. The newest pool of a name counts."""
     _open.setdefault(pool.name, []).append(pool)
     _show(pool)
 
 
-def conceal(pool: Pool) -> None:
+def conceal(pool: RequestPool) -> None:
     """The pool is closed: an older one of its name counts again, or there are no gauges of that name any more."""
     left = [each for each in _open.get(pool.name, ()) if each is not pool]
     if left:
@@ -54,7 +55,7 @@ def conceal(pool: Pool) -> None:
         metrics.http2_queued.remove(pool.name)
 
 
-def _show(pool: Pool) -> None:
+def _show(pool: RequestPool) -> None:
     name, stats = pool.name, pool.stats
     metrics.http2_connections.labels(name, "open").set_function(lambda: stats().connections)
     metrics.http2_connections.labels(name, "draining").set_function(lambda: stats().draining)
