@@ -74,6 +74,11 @@ class Notification:
     def silent(self) -> bool:
         return self.title is None and self.body is None
 
+    @property
+    def personal(self) -> bool:
+        """Whether recipients get different contents."""
+        return bool(self.languages) or bool(self.placeholders())
+
     def as_json(self) -> dict[str, Any]:
         """A JSON object that :func:`parse_notification` reads back; fields at their default are left out."""
         default = asdict(Notification())
@@ -136,6 +141,15 @@ class Notification:
             if options:
                 changed[platform] = _filled(options, fill)
         return replace(self, **changed)
+
+    def plain(self) -> Notification:
+        """The message for whom nothing is known: no variants, no placeholders. Everything but its texts is as everybody gets it."""
+
+        def shortest(placeholder: templates.Placeholder) -> str:
+            default = templates.default_of(placeholder, self.defaults)
+            return "x" if default is None else default  # a letter: some texts must not be empty
+
+        return self.in_language(None).filled(shortest)
 
     def _texts(self) -> Iterator[str]:
         for name in _TEXTS:
@@ -240,24 +254,18 @@ def _template(value: object, name: str) -> str | None:
 
 def _image(value: object, name: str) -> str | None:
     image = _template(value, name)
-    if image is not None and not _begins(image, "https://"):
+    if image is not None and not image.startswith("https://"):
         raise InvalidRequest(name, repr(image[:60]), "an address that begins with https://")
     return image
 
 
 def _link(value: object, name: str) -> str | None:
     link = _template(value, name)
-    if link is not None and not _SCHEME(link) and not _begins(link, ""):
+    if link is not None and not _SCHEME(link):
         raise InvalidRequest(
             name, repr(link[:60]), "a link with its scheme, such as https://shop.example/sale or shop://sale"
         )
     return link
-
-
-def _begins(text: str, prefix: str) -> bool:
-    """Whether the text begins so, or with a placeholder, of which nothing is known yet."""
-    first = templates.pieces(text)[0]
-    return isinstance(first, templates.Placeholder) or (prefix != "" and first.startswith(prefix))
 
 
 def _collapse_id(value: object, name: str) -> str | None:

@@ -22,6 +22,7 @@ from pushq.platforms import PLATFORMS
 from pushq.providers.apns import request as apns
 from pushq.providers.fcm import request as fcm
 from pushq.providers.hms import request as hms
+from pushq.rendering.values import parse as parse_values
 from pushq.settings import RetrySettings
 
 Guarantee = Literal["at_least_once", "at_most_once"]
@@ -42,6 +43,7 @@ class Submission:
     Attributes:
         rate: requests per second at most, of all workers together; None is as fast as the provider's own limit allows.
         retry: what differs from the configured retry policy: some of ``max_attempts``, ``initial_delay``, ``max_delay``.
+        values: by user id, what the placeholders say to him; over the attributes of his devices.
     """
 
     kind: Kind
@@ -54,6 +56,7 @@ class Submission:
     send_at: datetime | None = None
     rate: int | None = None
     retry: Mapping[str, float] | None = None
+    values: Mapping[int, Mapping[str, Any]] | None = None
 
     @property
     def expires_at(self) -> datetime:
@@ -85,6 +88,9 @@ class Submission:
             "send_at": self.send_at.isoformat() if self.send_at else None,
             "rate": self.rate,
             "retry": self.retry,
+            "values": None
+            if self.values is None
+            else {str(user): dict(v) for user, v in self.values.items()},
         }
         return {key: value for key, value in document.items() if value is not None}
 
@@ -106,6 +112,7 @@ def submit(
     send_at: object = None,
     rate: object = None,
     retry: object = None,
+    values: object = None,
 ) -> Submission:
     """Check a call.
 
@@ -115,7 +122,7 @@ def submit(
     message = parse_notification(notification)
     people = parse_audience(audience)
     for platform in people.platforms or PLATFORMS:
-        _CHECKS[platform](message)
+        check_notification(message, platform)
     if guarantee not in GUARANTEES:
         raise InvalidRequest("guarantee", kind(guarantee), " or ".join(repr(g) for g in GUARANTEES))
     for name, value in (("app", app), ("idempotency_key", idempotency_key)):
@@ -134,7 +141,19 @@ def submit(
         send_at=_time(send_at, "send_at"),
         rate=parse_rate(rate),
         retry=parse_retry(retry),
+        values=parse_values(values, message.placeholders(), message.defaults, people.user_ids),
     )
+
+
+def check_notification(notification: Notification, platform: str, name: str = "notification") -> None:
+    """Raise InvalidRequest when the platform would refuse the notification, in any language, whatever the device.
+
+    Values are not known yet: what has no default counts as a letter.
+    """
+    message = notification.for_platform(platform)
+    for tag in (None, *message.languages):
+        where = name if tag is None else f"{name}.languages.{tag}"
+        _CHECKS[platform](message.in_language(tag).plain(), where)
 
 
 def parse_rate(value: object) -> int | None:
@@ -206,6 +225,7 @@ def parse_submission(document: Mapping[str, Any]) -> Submission:
         send_at=document.get("send_at"),
         rate=document.get("rate"),
         retry=document.get("retry"),
+        values=document.get("values"),
     )
 
 

@@ -5,7 +5,7 @@ No I/O here: :mod:`pushq.delivery.run` feeds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -122,6 +122,12 @@ class Attempt:
 
     def add(self, burst: Burst, positions: Sequence[int]) -> None:
         self._parts.append(_Part(burst, positions))
+
+    def refuse(self, refused: Mapping[int, str]) -> None:
+        """No request is made for these recipients: by position, why not."""
+        for position, reason in refused.items():
+            self.outcomes[position] = Outcome.REJECTED
+            self.dead.append(DeadLetter(position, Outcome.REJECTED, None, reason, None))
 
     def open_bursts(self) -> list[Burst]:
         return [part.burst for part in self._parts if not part.finished]

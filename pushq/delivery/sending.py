@@ -19,8 +19,11 @@ from pushq.http2.greenlets import pause
 from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.outcomes import Outcome
 from pushq.ledger.sends import Send
+from pushq.notification import Notification
 from pushq.providers.answers import Effect, Scope, Verdict
 from pushq.providers.client import Message, ProviderClient, RequestPool
+from pushq.rendering.contents import Renderer, Values
+from pushq.tokens.cache import Resolved
 
 log = logging.getLogger("pushq.delivery")
 
@@ -85,7 +88,10 @@ class Sending:
         if collapse is None and not send.at_most_once:
             # A repetition must replace its first copy on the phone.
             collapse = send.id.hex
-        self._message = Message(send.id, send.notification, send.expires_at, collapse)
+        composed = send.notification.for_platform(lease.platform)
+        self._message = Message(send.id, composed.plain(), send.expires_at, collapse)
+        #: None: everybody gets the same, as ``_message`` says it.
+        self._renderer = Renderer(composed, client.format(self._message)) if composed.personal else None
 
     def deliver(self) -> None:
         """Send to everybody who is open and whose time has come, and wait for the answers.
@@ -103,21 +109,27 @@ class Sending:
         users = lease.user_ids if whole else [lease.user_ids[i] for i in positions]
         devices = lease.device_ids if whole else [lease.device_ids[i] for i in positions]
         resolved = self._d.cache.resolve(lease.platform, users, devices, self._send.app)
-        by_environment: dict[str, tuple[list[int], list[bytes]]] = {}
-        for position, token, environment in zip(
-            positions, resolved.tokens, resolved.environments, strict=True
+        by_environment: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
+        for row, (position, token, environment) in enumerate(
+            zip(positions, resolved.tokens, resolved.environments, strict=True)
         ):
             if token is None or environment is None:
                 self._attempt.outcomes[position] = Outcome.SUPPRESSED
                 continue
             group = by_environment.get(environment)
             if group is None:
-                group = by_environment[environment] = [], []
+                group = by_environment[environment] = [], [], []
             group[0].append(position)
             group[1].append(token)
+            group[2].append(row)
         try:
-            for environment, (where, tokens) in by_environment.items():
-                if not self._submit(self._client.pool(environment), where, tokens):
+            for environment, (where, tokens, rows) in by_environment.items():
+                pool = self._client.pool(environment)
+                if self._renderer is None:
+                    goes_on = self._submit(pool, where, tokens)
+                else:
+                    goes_on = self._submit_rendered(self._renderer, pool, where, tokens, resolved, rows)
+                if not goes_on:
                     break
         finally:
             self._await()
@@ -130,7 +142,56 @@ class Sending:
         # What was slept for the batch has passed for everybody in it; waits are whole milliseconds.
         return [position for position in pending if waits[position] <= self._lease.early_s + 0.001]
 
-    def _submit(self, pool: RequestPool, positions: list[int], tokens: list[bytes]) -> bool:
+    def _submit_rendered(
+        self,
+        renderer: Renderer[Notification],
+        pool: RequestPool,
+        positions: list[int],
+        tokens: list[bytes],
+        resolved: Resolved,
+        rows: list[int],
+    ) -> bool:
+        """As :meth:`_submit`, with what each recipient gets; who can get nothing is refused without a request.
+
+        Args:
+            rows: where each of them stands in ``resolved``.
+        """
+        # Chunk by chunk: the contents of a whole batch would be megabytes.
+        step = self._client.chunk or CHUNK
+        for start in range(0, len(positions), step):
+            where, part = positions[start : start + step], rows[start : start + step]
+            rendered = renderer.render(
+                [resolved.languages[row] for row in part], self._values(where, resolved, part), len(part)
+            )
+            refused, kept = rendered.refused, list(range(len(part)))
+            if refused:
+                self._attempt.refuse({where[index]: reason for index, reason in refused.items()})
+                kept = [index for index in kept if index not in refused]
+            contents = [content for content in rendered.contents if content is not None]
+            if not self._submit(
+                pool, [where[index] for index in kept], [tokens[start + index] for index in kept], contents
+            ):
+                return False
+        return True
+
+    def _values(self, positions: list[int], resolved: Resolved, rows: list[int]) -> list[Values | None]:
+        """What is known of these recipients: their devices' attributes, and over them what the call says."""
+        attributes: list[Values | None] = [resolved.attributes[row] for row in rows]
+        given, users = self._send.values, self._lease.user_ids
+        if not given:
+            return attributes
+        return [
+            {**(known or {}), **given.get(users[position], {})}
+            for position, known in zip(positions, attributes, strict=True)
+        ]
+
+    def _submit(
+        self,
+        pool: RequestPool,
+        positions: list[int],
+        tokens: list[bytes],
+        contents: list[bytes] | None = None,
+    ) -> bool:
         """False: the rest of the batch is not to be sent now."""
         devices, start = self._lease.device_ids, 0
         while start < len(positions):
@@ -143,6 +204,7 @@ class Sending:
                 tokens[start : start + size],
                 [devices[position] for position in where],
                 self._d.clock(),
+                None if contents is None else contents[start : start + size],
             )
             start += size
             if self._probing:

@@ -77,6 +77,7 @@ class Send:
         rate: requests per second when it was read; it may be changed at any time, without a new version.
         retry: what differs from the configured retry policy (see :meth:`policy`).
         trust_rejections: an operator says that mass rejections of this send's tokens are true.
+        values: by user id, what the call says of him, for placeholders.
     """
 
     id: uuid.UUID
@@ -90,6 +91,7 @@ class Send:
     retry: Mapping[str, float] = field(default_factory=dict)
     trust_rejections: bool = False
     version: int = 0
+    values: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def at_most_once(self) -> bool:
@@ -203,7 +205,9 @@ def _insert(
             "notification": _json(document["notification"]),
             "audience": _json(document["audience"]),
             "options": _json(
-                {"platforms": list(platforms)} | ({"retry": submission.retry} if submission.retry else {})
+                {"platforms": list(platforms)}
+                | ({"retry": submission.retry} if submission.retry else {})
+                | ({"values": document["values"]} if submission.values else {})
             ),
             "rate": submission.rate,
             "state": "failed" if error else "scheduled",
@@ -278,6 +282,7 @@ def load(connection: Connection, send_id: uuid.UUID) -> Send:
         row.options.get("retry", {}),
         row.options.get("trust_rejections", False),
         row.version,
+        {int(user_id): values for user_id, values in row.options.get("values", {}).items()},
     )
 
 

@@ -7,7 +7,7 @@ brace outside of a placeholder may stand alone. A default cannot contain braces.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
@@ -82,3 +82,8 @@ def placeholders(text: str) -> tuple[Placeholder, ...]:
 def fill(text: str, value: Fill) -> str:
     """The text with each placeholder replaced."""
     return "".join(piece if isinstance(piece, str) else value(piece) for piece in pieces(text))
+
+
+def default_of(placeholder: Placeholder, defaults: Mapping[str, str]) -> str | None:
+    """What stands in for a missing value: the placeholder's own default, then the message's; None: nothing does."""
+    return placeholder.default if placeholder.default is not None else defaults.get(placeholder.name)
