@@ -25,6 +25,10 @@ CLIENT_EMAIL = f"pushq@{PROJECT_ID}.iam.gserviceaccount.com"
 APPLE_ID_LENGTH = 10
 #: ``private_key_id`` of the account file that the mock starts with.
 FIRST_KEY_ID = "mock"
+HMS_APP_ID = "104210105"
+HMS_PROJECT_ID = "388421841222199046"
+HMS_SUB_ACCOUNT = "100216901"
+HMS_KEY_ID = "0d8d5cd0b6d54a6ea5c2e76d3fcd8a29"
 
 _PEM = serialization.Encoding.PEM
 _PKCS8 = serialization.PrivateFormat.PKCS8
@@ -45,6 +49,12 @@ class Credentials:
     apns_public_key: ec.EllipticCurvePublicKey
     service_account_file: Path
     service_account_key: rsa.RSAPrivateKey
+    hms_secret_file: Path
+    hms_account_file: Path
+
+    @property
+    def hms_secret(self) -> str:
+        return self.hms_secret_file.read_text("ascii").strip()
 
     def write_service_account(self, token_uri: str) -> None:
         self.write_account(self.service_account_file, FIRST_KEY_ID, self.service_account_key, token_uri)
@@ -80,6 +90,7 @@ def make_credentials(folder: Path) -> Credentials:
     apns_key = serialization.load_pem_private_key(apns_key_file.read_bytes(), None)
     assert isinstance(apns_key, ec.EllipticCurvePrivateKey)
     service_account_file = folder / "service-account.json"
+    key = _service_account_key(service_account_file)
     return Credentials(
         folder=folder,
         ca_file=ca_file,
@@ -90,7 +101,9 @@ def make_credentials(folder: Path) -> Credentials:
         apns_key_file=apns_key_file,
         apns_public_key=apns_key.public_key(),
         service_account_file=service_account_file,
-        service_account_key=_service_account_key(service_account_file),
+        service_account_key=key,
+        hms_secret_file=_hms_secret(folder),
+        hms_account_file=_hms_account(folder, key),
     )
 
 
@@ -137,6 +150,28 @@ def new_service_account_key() -> tuple[str, rsa.RSAPrivateKey]:
 def _apple_id() -> str:
     alphabet = string.ascii_uppercase + string.digits
     return "".join(secrets.choice(alphabet) for _ in range(APPLE_ID_LENGTH))
+
+
+def _hms_secret(folder: Path) -> Path:
+    path = folder / "hms-client-secret"
+    if not path.exists():
+        # Huawei's may hold each of these, and a form must encode them.
+        write_private(path, f"{secrets.token_hex(28)}=/+\\".encode())
+    return path
+
+
+def _hms_account(folder: Path, key: rsa.RSAPrivateKey) -> Path:
+    """Huawei's form of a service account. The key is Google's as well: another one would cost every start a tenth of a second."""
+    path = folder / "hms-service-account.json"
+    account = {
+        "project_id": HMS_PROJECT_ID,
+        "key_id": HMS_KEY_ID,
+        "private_key": key.private_bytes(_PEM, _PKCS8, _CLEAR).decode(),
+        "sub_account": HMS_SUB_ACCOUNT,
+        "token_uri": "https://oauth-login.cloud.huawei.com/oauth2/v3/token",
+    }
+    write_private(path, json.dumps(account, indent=2).encode())
+    return path
 
 
 def _service_account_key(path: Path) -> rsa.RSAPrivateKey:

@@ -172,7 +172,7 @@ class Rules(Protocol):
 
     @property
     def platform(self) -> str:
-        """``apns``, ``fcm`` or ``oauth``: the name in faults and in the counts."""
+        """``apns``, ``fcm``, ``hms``, ``oauth`` or ``hms_oauth``: the name in faults and in the counts."""
 
     @property
     def streams(self) -> StreamRule: ...

@@ -35,7 +35,7 @@ class MockProcess:
     Args:
         folder: for credentials and configuration; kept afterwards. None makes a temporary one that is removed.
         faults: the fault table to start with (see ``pushq.mock.faults``).
-        ports: fixed ports by name (``apns``, ``sandbox``, ``fcm``, ``oauth``, ``control``); others are free ones.
+        ports: fixed ports by name (``apns``, ``sandbox``, ``fcm``, ``hms``, ``oauth``, ``hms_oauth``, ``control``); others are free ones.
 
     Raises:
         MockFailed: it was not listening within ``start_timeout_s``; the message ends with what it logged.
@@ -158,7 +158,7 @@ class MockProcess:
         self._call("POST", "/latency", {"latency_ms": latency_ms, "spread_ms": spread_ms})
 
     def expire_credentials(self, platform: str) -> None:
-        """Every JWT (apns) or access token (fcm) issued so far is refused from now on."""
+        """Every JWT (apns, hms) or access token (fcm, hms_oauth) issued so far is refused from now on."""
         self._call("POST", f"/expire/{platform}")
 
     def add_key(self, platform: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The mock as one process: APNs (production and sandbox), FCM, OAuth and the control API on loopback.
+"""The mock as one process: APNs (production and sandbox), FCM, HMS, OAuth and the control API on loopback.
 
 Everything goes through gevent's own sockets, so nothing needs to be monkey-patched.
 """
@@ -28,13 +28,26 @@ from pushq.mock.apns import ApnsRules
 from pushq.mock.channel import Channel, PlainChannel, TlsChannel
 from pushq.mock.connection import serve_http2
 from pushq.mock.control import Control
-from pushq.mock.credentials import CLIENT_EMAIL, PROJECT_ID, Credentials, make_credentials, write_private
+from pushq.mock.credentials import (
+    CLIENT_EMAIL,
+    HMS_APP_ID,
+    HMS_KEY_ID,
+    HMS_PROJECT_ID,
+    HMS_SUB_ACCOUNT,
+    PROJECT_ID,
+    Credentials,
+    make_credentials,
+    write_private,
+)
 from pushq.mock.endpoint import Endpoint, Latency
 from pushq.mock.engine import Engine
 from pushq.mock.exchange import Request, Rules
 from pushq.mock.fast import FastEngine
 from pushq.mock.faults import PLATFORMS, FaultTable, load_faults
 from pushq.mock.fcm import FcmRules
+from pushq.mock.hms import HmsRules
+from pushq.mock.hms_endpoint import HmsEndpoint, HmsTally
+from pushq.mock.hms_oauth import HmsOAuthRules
 from pushq.mock.http1 import MAX_CONTROL_BODY_BYTES, endpoint_handler, serve_http1
 from pushq.mock.keyring import ApnsKeyring, FcmKeyring, Keyring
 from pushq.mock.lanes import ApnsLane, FcmLane, Lane
@@ -47,6 +60,8 @@ from pushq.mock.tally import Tally
 log = logging.getLogger("pushq.mock")
 
 RECENT_REQUESTS = 1000
+#: Each may be 150 KB.
+RECENT_HMS_REQUESTS = 100
 MAX_CONNECTIONS = 2000
 BACKLOG = 512
 PARENT_POLL_S = 0.25
@@ -81,10 +96,11 @@ class MockServer:
             )
         except OSError as error:
             raise SettingsError(f"mock: {error.filename} cannot be used: {error.strerror}") from error
-        tallies = {platform: Tally() for platform in PLATFORMS}
+        tallies = {platform: Tally() for platform in PLATFORMS} | {"hms": HmsTally()}
         recent: dict[str, deque[Request]] = {}
         if settings.engine == "strict":
             recent = {platform: deque(maxlen=RECENT_REQUESTS) for platform in PLATFORMS}
+            recent["hms"] = deque(maxlen=RECENT_HMS_REQUESTS)
         oauth_rules = OAuthRules(
             CLIENT_EMAIL, self._credentials.service_account_key.public_key(), settings.oauth_lifetime_s
         )
@@ -96,22 +112,40 @@ class MockServer:
             oauth_rules.expire_credentials,
         )
         credentials = self._credentials
+        hms_oauth_rules = HmsOAuthRules(HMS_APP_ID, credentials.hms_secret)
+        hms_rules = HmsRules(
+            HMS_APP_ID,
+            HMS_PROJECT_ID,
+            hms_oauth_rules.good_until,
+            (HMS_KEY_ID, HMS_SUB_ACCOUNT, credentials.service_account_key.public_key()),
+            settings.dead_prefix.encode(),
+        )
         verifier = ProviderTokenVerifier(credentials.team_id, credentials.key_id, credentials.apns_public_key)
         production, sandbox = (
             self._apns_rules(environment, verifier) for environment in ("production", "sandbox")
         )
 
-        def endpoint(rules: Rules, *, delayed: bool = True) -> Endpoint:
+        def endpoint(rules: Rules, *, delayed: bool = True, kind: type[Endpoint] = Endpoint) -> Endpoint:
             latency = (
                 Latency(settings.latency_ms / 1000, settings.latency_spread_ms / 1000)
                 if delayed
                 else Latency()
             )
-            return Endpoint(rules, tallies[rules.platform], faults, latency, recent.get(rules.platform))
+            return kind(rules, tallies[rules.platform], faults, latency, recent.get(rules.platform))
 
         apns_endpoints = [endpoint(production), endpoint(sandbox)]
         fcm_endpoint, oauth_endpoint = endpoint(fcm_rules), endpoint(oauth_rules, delayed=False)
-        by_platform = {"apns": apns_endpoints, "fcm": [fcm_endpoint], "oauth": [oauth_endpoint]}
+        hms_endpoint, hms_oauth_endpoint = (
+            endpoint(hms_rules, kind=HmsEndpoint),
+            endpoint(hms_oauth_rules, delayed=False),
+        )
+        by_platform = {
+            "apns": apns_endpoints,
+            "fcm": [fcm_endpoint],
+            "hms": [hms_endpoint],
+            "oauth": [oauth_endpoint],
+            "hms_oauth": [hms_oauth_endpoint],
+        }
         keyrings: dict[str, Keyring] = {
             "apns": ApnsKeyring(credentials, verifier),
             "fcm": FcmKeyring(credentials, oauth_rules),
@@ -127,7 +161,10 @@ class MockServer:
         self._fcm = self._listen(
             settings.fcm_port, self._http2(fcm_endpoint, lambda: FcmLane(fcm_rules)), HTTP2_OR_1
         )
+        # A thousand devices a request: there is nothing to answer from memory, so the strict engine serves both.
+        self._hms = self._listen(settings.hms_port, self._http2(hms_endpoint, None), HTTP2_OR_1)
         self._oauth = self._listen(settings.oauth_port, _http1(oauth_endpoint), HTTP1_ONLY)
+        self._hms_oauth = self._listen(settings.hms_oauth_port, _http1(hms_oauth_endpoint), HTTP1_ONLY)
         self._control = self._listen(
             settings.control_port,
             lambda channel: serve_http1(channel, control.handle, MAX_CONTROL_BODY_BYTES),
@@ -159,6 +196,14 @@ class MockServer:
                 "project_id": PROJECT_ID,
                 "service_account_file": str(credentials.service_account_file),
             },
+            "hms": {
+                "url": self._hms.url,
+                "oauth_url": self._hms_oauth.url,
+                "client_id": HMS_APP_ID,
+                "client_secret_file": str(credentials.hms_secret_file),
+                "project_id": HMS_PROJECT_ID,
+                "service_account_file": str(credentials.hms_account_file),
+            },
             "oauth_url": f"{self._oauth.url}/token",
         }
 
@@ -171,7 +216,15 @@ class MockServer:
 
     def close(self) -> None:
         (self._credentials.folder / "ready.json").unlink(missing_ok=True)
-        for listener in (self._apns, self._sandbox, self._fcm, self._oauth, self._control):
+        for listener in (
+            self._apns,
+            self._sandbox,
+            self._fcm,
+            self._hms,
+            self._oauth,
+            self._hms_oauth,
+            self._control,
+        ):
             listener.server.stop(timeout=1)
         self._connections.kill(timeout=2)
 
@@ -181,16 +234,16 @@ class MockServer:
             environment, verifier, (settings.topic,), settings.dead_prefix.encode(), settings.apns_streams
         )
 
-    def _http2(self, endpoint: Endpoint, make_lane: Callable[[], Lane]) -> Callable[[Channel], None]:
+    def _http2(self, endpoint: Endpoint, make_lane: Callable[[], Lane] | None) -> Callable[[Channel], None]:
         chance = random.Random(self._settings.seed).random
 
         def serve(channel: Channel) -> None:
             with endpoint.tally.connection():
                 if channel.protocol == "http/1.1":
-                    serve_http1(channel, endpoint_handler(endpoint))
+                    serve_http1(channel, endpoint_handler(endpoint), endpoint.max_body)
                 elif channel.protocol == "h2":
                     engine: Engine
-                    if self._settings.engine == "strict":
+                    if make_lane is None or self._settings.engine == "strict":
                         engine = StrictEngine(endpoint, chance)
                     else:
                         engine = FastEngine(endpoint, make_lane(), chance)
@@ -233,7 +286,7 @@ def configuration(ready: dict[str, Any], app: str) -> str:
         # JSON's escapes are a subset of those of a TOML basic string.
         return f"{name} = {json.dumps(value)}\n"
 
-    apns, fcm = ready["apns"], ready["fcm"]
+    apns, fcm, hms = ready["apns"], ready["fcm"], ready["hms"]
     return (
         f"[apps.{app}.apns]\n"
         + "".join(
@@ -245,6 +298,14 @@ def configuration(ready: dict[str, Any], app: str) -> str:
         + "".join(line(name, fcm[name]) for name in ("project_id", "service_account_file", "url"))
         + line("ca_file", ready["ca_file"])
         # The mock has a quota only where a fault sets one.
+        + line("rate_per_minute", "unlimited")
+        + f"\n[apps.{app}.hms]\n"
+        + line("api", "v2")
+        + "".join(
+            line(name, hms[name])
+            for name in ("client_id", "client_secret_file", "project_id", "url", "oauth_url")
+        )
+        + line("ca_file", ready["ca_file"])
         + line("rate_per_minute", "unlimited")
     )
 

@@ -36,6 +36,8 @@ class MockSettings:
     sandbox_port: int = 0
     fcm_port: int = 0
     oauth_port: int = 0
+    hms_port: int = 0
+    hms_oauth_port: int = 0
     control_port: int = 0
     faults_file: Path | None = None
     seed: int = 0

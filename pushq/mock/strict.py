@@ -24,7 +24,7 @@ from pushq.mock import frames
 from pushq.mock.connection_faults import IdleClock, WindowDebt
 from pushq.mock.endpoint import Endpoint
 from pushq.mock.engine import End
-from pushq.mock.exchange import MAX_BODY_BYTES, Answer, Cut, GoAway, Limit, Request, Reset, Verdict
+from pushq.mock.exchange import Answer, Cut, GoAway, Limit, Request, Reset, Verdict
 
 _CONFIG = h2.config.H2Configuration(client_side=False, header_encoding=None)
 
@@ -163,7 +163,7 @@ class StrictEngine:
                 arriving = self._arriving.get(stream)
                 if arriving is not None and data is not None:
                     arriving.size += len(data)
-                    arriving.body += data[: MAX_BODY_BYTES - len(arriving.body)]
+                    arriving.body += data[: self._endpoint.max_body - len(arriving.body)]
                 if length and self._debt is None:
                     self._h2.acknowledge_received_data(length, stream)
                 elif length and self._debt is not None:
