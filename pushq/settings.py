@@ -256,9 +256,11 @@ class HmsSettings(LimitSettings):
         api: ``v1`` (path by app) and ``v2`` (path by project) reach phones up to HarmonyOS 4, ``v3`` those from HarmonyOS 5 on.
         app_id: for ``v1``, where it is not the OAuth client's id.
         tokens_per_request: an answer that is lost speaks of so many devices.
+        breaker_minimum: devices, too: one failed request is not yet an outage.
     """
 
     rate_per_minute: RatePerMinute = 360_000
+    breaker_minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
     api: Literal["v1", "v2", "v3"]
     client_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")] | None = None
     client_secret_file: ReadableFile | None = None
@@ -269,7 +271,7 @@ class HmsSettings(LimitSettings):
     oauth_url: HttpsOrigin = "https://oauth-login.cloud.huawei.com"
     ca_file: ReadableFile | None = None
     tokens_per_request: Annotated[int, Field(ge=1, le=1000)] = 1000
-    max_connections: Annotated[int, Field(ge=1, le=1000)] = 16
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 32
     idle_close_seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
 
     @model_validator(mode="after")

@@ -201,6 +201,11 @@ class TestAllInvalid:
         found = verdict(200, body(ALL_INVALID, f"All the tokens are invalid: {cause}"))
         assert (row(found), found.reason) == (ROWS[ALL_INVALID], f"{ALL_INVALID}_{cause}")
 
+    def test_a_cause_behind_a_thousand_tokens_is_found(self) -> None:
+        long = "All the tokens are invalid: " + ",".join("t" * 130 for _ in range(1000)) + ", noPushTypeRight"
+        found = verdict(200, body(ALL_INVALID, long))
+        assert (found.reason, len(found.detail)) == (f"{ALL_INVALID}_noPushTypeRight", 200)
+
     def test_a_cause_in_another_code_means_nothing(self) -> None:
         assert verdict(400, body("80100003", "noPushTypeRight")).reason == "80100003"
 

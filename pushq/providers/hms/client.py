@@ -12,6 +12,7 @@ from typing import Final
 import redis
 
 from pushq.http2 import Answer, Burst, HeaderTemplate, Proxy
+from pushq.notification import Notification
 from pushq.providers.answers import Effect, Verdict
 from pushq.providers.client import Message
 from pushq.providers.hms import request
@@ -21,6 +22,7 @@ from pushq.providers.hms.network import Dialling
 from pushq.providers.hms.pool import HmsPool
 from pushq.providers.hms.responses import ALL_INVALID, PARTLY, judge
 from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
+from pushq.rendering.contents import Format
 from pushq.settings import HmsSettings
 
 _KEPT_SENDS: Final = 64
@@ -83,17 +85,40 @@ class HmsClient:
         # Test messages are an option of the message, not an environment of the token.
         return self._pool
 
+    def format(self, message: Message) -> Format[Notification]:
+        api = self._settings.api
+        return Format(
+            lambda filled: request.content(filled, api=api, collapse_id=message.collapse_id),
+            lambda filled: request.size(filled, api=api, collapse_id=message.collapse_id),
+            request.MAX_PAYLOAD_BYTES,
+        )
+
     def burst(
-        self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime
+        self,
+        message: Message,
+        tokens: Sequence[bytes],
+        device_ids: Sequence[int],
+        now: datetime,
+        contents: Sequence[bytes] | None = None,
     ) -> Burst:
         rendered = self._render(message)
+        groups: dict[bytes, Sequence[int]] = {}
+        if contents is None:
+            groups[rendered.content] = range(len(tokens))
+        else:
+            # Who gets the same shares a request: all of one language, or of one name.
+            together: dict[bytes, list[int]] = {}
+            for index, content in enumerate(contents):
+                together.setdefault(content, []).append(index)
+            groups.update(together)
         step = rendered.per_request
         return TokenBurst(
             rendered.template,
             len(tokens),
             [
-                self._request(range(start, min(start + step, len(tokens))), tokens, rendered.content)
-                for start in range(0, len(tokens), step)
+                self._request(indices[start : start + step], tokens, content)
+                for content, indices in groups.items()
+                for start in range(0, len(indices), step)
             ],
         )
 
@@ -111,7 +136,7 @@ class HmsClient:
         kept = _Rendered(
             authorization,
             HeaderTemplate(self._path, headers),
-            request.content(notification, api=settings.api, collapse_id=message.collapse_id),
+            self.format(message).write(notification),
             request.tokens_per_request(notification, settings.api, settings.tokens_per_request),
         )
         self._rendered[message.send_id] = kept

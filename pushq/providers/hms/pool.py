@@ -34,6 +34,8 @@ QUEUE_LIMIT: Final = 20_000
 QUEUE_TIMEOUT_S: Final = 30.0
 BACKOFF_MIN_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
+#: Between two connections: what is new must not come all at once.
+OPEN_SPACING_S: Final = 0.02
 #: Beyond the time-outs of httpx, which count from byte to byte: no answer may trickle for ever.
 GRACE_S: Final = 1.0
 #: Events of httpcore after which bytes of the request may have left.
@@ -71,6 +73,7 @@ class HmsPool:
         #: After a failed attempt to connect nobody tries before this.
         self._blocked_until = float("-inf")
         self._failures = 0  # in a row
+        self._dial_after = float("-inf")
         self._opened = self._failed = self._lost = self._idle_closed = self._exhausted = 0
         self._full = False
         self._latency_s: float | None = None
@@ -208,8 +211,10 @@ class _Lane:
         """Nobody dials while the last failure is fresh; what is queued waits with us, as long as it may."""
         pool = self._pool
         while not self.connected and not pool._closed:
-            left = pool._blocked_until - pool._clock()
+            now = pool._clock()
+            left = max(pool._blocked_until, pool._dial_after) - now
             if left <= 0:
+                pool._dial_after = now + OPEN_SPACING_S
                 return
             self.wake.clear()
             self.wake.wait(min(left, 1.0))

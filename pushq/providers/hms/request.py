@@ -34,6 +34,7 @@ MAX_TOKENS: Final = 1000
 MAX_TEST_TOKENS: Final = 10
 MAX_FORM_TOKENS: Final = 1
 _MAX_BADGE: Final = 99
+_SHAPES: Final[tuple[Api, ...]] = ("v2", "v3")
 
 
 def path(api: Api, path_id: str) -> bytes:
@@ -85,16 +86,21 @@ def body(api: Api, message: bytes, tokens: Sequence[bytes], *, validate_only: bo
     return b"".join((start, targets, b",", message[1:], b"}"))
 
 
+def size(notification: Notification, *, api: Api, collapse_id: str | None) -> int:
+    """Bytes of a request's body without its tokens."""
+    return len(body(api, content(notification, api=api, collapse_id=collapse_id), ()))
+
+
 def check(notification: Notification, name: str = "notification") -> None:
     """Raise InvalidRequest when HMS would refuse the notification whatever the device."""
     parse(notification.hms, f"{name}.hms")
     # Which API an app uses is not known at the call: it must fit both.
-    for api in ("v2", "v3"):
-        size = len(body(api, content(notification, api=api, collapse_id=notification.collapse_id), ()))
-        if size > MAX_PAYLOAD_BYTES:
+    for api in _SHAPES:
+        found = size(notification, api=api, collapse_id=notification.collapse_id)
+        if found > MAX_PAYLOAD_BYTES:
             raise InvalidRequest(
                 name,
-                f"{size:,} bytes as an HMS body",
+                f"{found:,} bytes as an HMS body",
                 f"at most {MAX_PAYLOAD_BYTES:,} bytes, or audience.platforms without hms",
             )
 

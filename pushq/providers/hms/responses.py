@@ -122,7 +122,7 @@ def divide(status: int, headers: Mapping[str, str], body: bytes, tokens: Sequenc
     doubtful = status in _UNKNOWN_STATUS or status // 100 not in (4, 5)
     if code in RULES or code[:3] in _BY_AREA or not doubtful:
         # The answer's own words, shortened: its length is Huawei's affair, and everybody keeps a copy of it.
-        document = {"code": code, "msg": message[:400]} if code else None
+        document = {"code": code, "msg": _shortened(message)} if code else None
         answer = Answer(status, headers, b"" if document is None else orjson.dumps(document))
         return Division(Code.ANSWERED, dict.fromkeys(range(len(tokens)), answer))
     return Division(
@@ -138,7 +138,9 @@ def _partial(status: int, message: str, tokens: Sequence[bytes]) -> Division:
     except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
         return Division(Code.UNKNOWN, reason=Reason.MALFORMED_ANSWER)
     rest = {name: value for name, value in document.items() if name != "illegal_tokens"}
-    answer = Answer(status, {}, orjson.dumps({"code": PARTLY, "msg": orjson.dumps(rest).decode()[:400]}))
+    answer = Answer(
+        status, {}, orjson.dumps({"code": PARTLY, "msg": _shortened(orjson.dumps(rest).decode())})
+    )
     illegal = {index: answer for index, token in enumerate(tokens) if token in listed}
     # As many as it says, or nobody knows who the others are.
     complete = type(failures) is int and len(illegal) == failures
@@ -189,6 +191,12 @@ def _parse(body: bytes) -> tuple[str, str]:
         return "", ""
     code, message = document.get("code"), document.get("msg")
     return code if isinstance(code, str) else "", message if isinstance(message, str) else ""
+
+
+def _shortened(message: str) -> str:
+    """Its beginning, and in any case its cause: thousands of tokens may stand before it."""
+    cause, text = _cause(message), message[:400]
+    return f"{cause}: {text}" if cause not in text else text
 
 
 def _cause(message: str) -> str:
