@@ -203,28 +203,79 @@ class LimitSettings(_Frozen):
     breaker_minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 50
 
 
-class ApnsSettings(LimitSettings):
-    """One app's access to APNs by provider token (a .p8 key). Apple publishes no limit of a rate."""
+AppleId = Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")]
 
-    team_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")]
-    key_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")]
-    key_file: ReadableFile
+
+class ApnsSettings(LimitSettings):
+    """One app's access to APNs, by provider token (a .p8 key) or by TLS client certificate. Apple publishes no limit of a rate.
+
+    Attributes:
+        topic: the bundle id.
+        key_id, key_file: the key for both environments, or for production where the sandbox has one of its own.
+        sandbox_key_id, sandbox_key_file: a key that Apple bound to the sandbox.
+        certificate_file: .p12, or PEM with the key in it or in ``certificate_key_file``. It holds for both environments.
+        certificate_password_file: of the .p12 file or of the key.
+        manage_url, sandbox_manage_url: where broadcast channels are made and deleted.
+    """
+
     topic: Annotated[str, Field(min_length=1, pattern=r"^[\x21-\x7e]+$")]
+    team_id: AppleId | None = None
+    key_id: AppleId | None = None
+    key_file: ReadableFile | None = None
+    sandbox_key_id: AppleId | None = None
+    sandbox_key_file: ReadableFile | None = None
+    certificate_file: ReadableFile | None = None
+    certificate_key_file: ReadableFile | None = None
+    certificate_password_file: ReadableFile | None = None
     url: HttpsOrigin = "https://api.push.apple.com"
     sandbox_url: HttpsOrigin = "https://api.sandbox.push.apple.com"
+    manage_url: HttpsOrigin = "https://api-manage-broadcast.push.apple.com:2196"
+    sandbox_manage_url: HttpsOrigin = "https://api-manage-broadcast.sandbox.push.apple.com:2195"
     ca_file: ReadableFile | None = None
     min_connections: Annotated[int, Field(ge=1, le=1000)] = 1
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 8
     idle_close_seconds: Annotated[float, Field(ge=1, le=86400)] = 600.0
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        token = ("team_id", "key_id", "key_file")
+        keys = [
+            name
+            for name in (*token[1:], "sandbox_key_id", "sandbox_key_file")
+            if getattr(self, name) is not None
+        ]
+        if self.certificate_file is not None:
+            if keys:
+                raise ValueError(
+                    f"found certificate_file and {', '.join(keys)}; expected one of the two ways"
+                )
+            return self
+        spare = [
+            name
+            for name in ("certificate_key_file", "certificate_password_file")
+            if getattr(self, name) is not None
+        ]
+        if spare:
+            raise ValueError(f"found {' and '.join(spare)} without certificate_file; expected all of them")
+        missing = [name for name in token if getattr(self, name) is None]
+        if missing:
+            raise ValueError(
+                f"found no {' and no '.join(missing)}; expected team_id, key_id and key_file (a .p8 key), or certificate_file"
+            )
+        if (self.sandbox_key_id is None) != (self.sandbox_key_file is None):
+            raise ValueError("found one of sandbox_key_id and sandbox_key_file; expected both or neither")
+        return self
+
     @property
     def limit_name(self) -> str:
         """What the provider counts by: apps that have it in common share one limit."""
-        return f"apns:{self.team_id}:{self.topic}"
+        return f"apns:{self.team_id or 'certificate'}:{self.topic}"
 
     @property
     def secret_file(self) -> Path:
-        return self.key_file
+        found = self.key_file or self.certificate_file
+        assert found is not None  # by _consistent
+        return found
 
 
 class FcmSettings(LimitSettings):
@@ -490,9 +541,18 @@ def load_apps(path: Path) -> Mapping[str, AppSettings]:
     Raises:
         SettingsError: the file is no TOML, a table in it is wrong, or two that share a limit contradict each other.
     """
+    return parse_apps(read_document(path), path)
+
+
+def read_document(path: Path) -> Mapping[str, Any]:
+    """The TOML file at ``path`` as it stands.
+
+    Raises:
+        SettingsError: it cannot be read, or is no TOML.
+    """
     try:
         with path.open("rb") as file:
-            document = tomllib.load(file)
+            return tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise SettingsError(
             f"PUSHQ_CONFIG: found {str(path)!r}, which is not TOML ({exc}); expected a TOML file"
@@ -501,6 +561,14 @@ def load_apps(path: Path) -> Mapping[str, AppSettings]:
         raise SettingsError(
             f"PUSHQ_CONFIG: found {str(path)!r}, which cannot be read ({exc.strerror})"
         ) from None
+
+
+def parse_apps(document: Mapping[str, Any], path: Path) -> Mapping[str, AppSettings]:
+    """The apps of a document that stood at ``path``.
+
+    Raises:
+        SettingsError: a table is wrong, or two that share a limit contradict each other.
+    """
     try:
         apps = _ConfigFile.model_validate(_absolute(document, path.resolve().parent)).apps
     except ValidationError as exc:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import redis
@@ -89,9 +90,12 @@ class Sending:
             # A repetition must replace its first copy on the phone.
             collapse = send.id.hex
         composed = send.notification.for_platform(lease.platform)
-        self._message = Message(send.id, composed.plain(), send.expires_at, collapse)
+        self._message = Message(
+            send.id, composed.plain(), send.starts_at, send.expires_at, collapse, send.target
+        )
         #: None: everybody gets the same, as ``_message`` says it.
         self._renderer = Renderer(composed, client.format(self._message)) if composed.personal else None
+        attempt.personal = composed.personal
 
     def deliver(self) -> None:
         """Send to everybody who is open and whose time has come, and wait for the answers.
@@ -108,7 +112,7 @@ class Sending:
         whole = len(positions) == len(lease.user_ids)
         users = lease.user_ids if whole else [lease.user_ids[i] for i in positions]
         devices = lease.device_ids if whole else [lease.device_ids[i] for i in positions]
-        resolved = self._d.cache.resolve(lease.platform, users, devices, self._send.app)
+        resolved = self._resolve(users, devices)
         by_environment: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
         for row, (position, token, environment) in enumerate(
             zip(positions, resolved.tokens, resolved.environments, strict=True)
@@ -124,6 +128,7 @@ class Sending:
             group[2].append(row)
         try:
             for environment, (where, tokens, rows) in by_environment.items():
+                self._message = replace(self._message, environment=environment)
                 pool = self._client.pool(environment)
                 if self._renderer is None:
                     goes_on = self._submit(pool, where, tokens)
@@ -133,6 +138,13 @@ class Sending:
                     break
         finally:
             self._await()
+
+    def _resolve(self, users: list[int], devices: list[int]) -> Resolved:
+        target, count = self._send.target, len(users)
+        if target is None:
+            return self._d.cache.resolve(self._lease.platform, users, devices, self._send.app)
+        # The provider knows the devices: the request names the target, and no token.
+        return Resolved([b""] * count, [target.environment] * count, [None] * count, [None] * count)
 
     def _due(self) -> list[int]:
         """Open recipients whose own wait is over."""

@@ -21,8 +21,9 @@ from pushq.errors import InvalidRequest, PushqError
 from pushq.ledger.orders import Order, PlanShard
 from pushq.ledger.outcomes import COLUMNS, Outcome
 from pushq.notification import Notification, parse_notification
+from pushq.providers.target import Target, parse_target
 from pushq.settings import AppSettings, RetrySettings, Settings
-from pushq.submission import Submission
+from pushq.submission import Submission, lifetime
 
 log = logging.getLogger("pushq.sends")
 
@@ -78,6 +79,7 @@ class Send:
         retry: what differs from the configured retry policy (see :meth:`policy`).
         trust_rejections: an operator says that mass rejections of this send's tokens are true.
         values: by user id, what the call says of him, for placeholders.
+        target: whom it goes to, if not to devices: then there is one batch, with the one recipient (0, 0).
     """
 
     id: uuid.UUID
@@ -92,6 +94,12 @@ class Send:
     trust_rejections: bool = False
     version: int = 0
     values: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    target: Target | None = None
+
+    @property
+    def starts_at(self) -> datetime:
+        """When it was due: when it was called, or the time it was called for."""
+        return self.expires_at - lifetime(self.notification)
 
     @property
     def at_most_once(self) -> bool:
@@ -244,7 +252,7 @@ def start_planning(connection: Connection, settings: Settings, send_id: uuid.UUI
     row = connection.execute(
         text(
             "UPDATE sends SET state = 'planning' WHERE id = :id AND state = 'scheduled'"
-            " RETURNING kind, (audience ? 'user_ids') AS explicit"
+            " RETURNING kind, audience ?| array['user_ids', 'topic', 'condition', 'channel'] AS explicit"
         ),
         {"id": send_id},
     ).first()
@@ -264,7 +272,8 @@ def load(connection: Connection, send_id: uuid.UUID) -> Send:
     """Raises UnknownSend when there is none."""
     row = connection.execute(
         text(
-            "SELECT kind, app, guarantee, notification, called_at, expires_at, rate, options, version FROM sends WHERE id = :id"
+            "SELECT kind, app, guarantee, notification, called_at, expires_at, rate, options, version,"
+            " CASE WHEN audience ?| array['topic', 'condition', 'channel'] THEN audience END AS target FROM sends WHERE id = :id"
         ),
         {"id": send_id},
     ).first()
@@ -283,6 +292,7 @@ def load(connection: Connection, send_id: uuid.UUID) -> Send:
         row.options.get("trust_rejections", False),
         row.version,
         {int(user_id): values for user_id, values in row.options.get("values", {}).items()},
+        target=None if row.target is None else parse_target(row.target),
     )
 
 

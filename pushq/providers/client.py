@@ -12,6 +12,7 @@ from pushq.errors import PushqError
 from pushq.http2 import Answer, Burst, PoolStats
 from pushq.notification import Notification
 from pushq.providers.answers import Verdict
+from pushq.providers.target import Target
 from pushq.rendering.contents import Format
 
 
@@ -33,14 +34,20 @@ class Message:
     Attributes:
         notification: as the platform gets it: its overrides applied, no variants, no placeholders. Where recipients get different
             texts, they come as ``contents``, and what is here serves for the headers.
+        starts_at: when the send was called, or was to begin.
         expires_at: when delivery stops making sense.
         collapse_id: the caller's, or the send's own where a repetition must replace its first copy on the phone.
+        target: whom it goes to, if not to devices; a burst then has one request, and its token means nothing.
+        environment: of the devices that the next burst goes to.
     """
 
     send_id: uuid.UUID
     notification: Notification
+    starts_at: datetime
     expires_at: datetime
     collapse_id: str | None
+    target: Target | None = None
+    environment: str = "production"
 
 
 class RequestPool(Protocol):

@@ -10,14 +10,13 @@ from itertools import repeat
 from typing import Final
 from urllib.parse import urlsplit
 
-import orjson
 import redis
 
 from pushq.http2 import Answer, Burst, HeaderTemplate, Origin, Pool, PoolSettings, Proxy
 from pushq.notification import Notification
 from pushq.providers.answers import Verdict
 from pushq.providers.client import Message
-from pushq.providers.fcm import request
+from pushq.providers.fcm import compose
 from pushq.providers.fcm.credentials import AccessTokens
 from pushq.providers.fcm.responses import judge
 from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
@@ -48,7 +47,6 @@ class FcmClient:
     ) -> None:
         self._app, self._settings = app, settings
         self._tokens = AccessTokens(app, settings, client, time.time, proxy)
-        self._path = request.path(settings.project_id)
         parts = urlsplit(settings.url)
         self._pool = Pool(
             f"fcm/{app}",
@@ -84,13 +82,7 @@ class FcmClient:
         return self._pool
 
     def format(self, message: Message) -> Format[Notification]:
-        return Format(
-            lambda filled: orjson.dumps(
-                request.message(filled, ttl_s=message.notification.ttl, collapse_id=message.collapse_id)
-            ),
-            request.size,
-            request.MAX_PAYLOAD_BYTES,
-        )
+        return compose.format_of(message)
 
     def burst(
         self,
@@ -104,11 +96,11 @@ class FcmClient:
         if self._template is None or self._template[0] != authorization:
             self._template = (
                 authorization,
-                HeaderTemplate(self._path, request.headers(authorization=authorization)),
+                compose.template(project_id=self._settings.project_id, authorization=authorization),
             )
         if contents is None:
             contents = repeat(self._render(message), len(tokens))
-        return Burst(self._template[1], len(tokens), bodies=request.bodies(tokens, contents))
+        return compose.burst(self._template[1], tokens, contents, target=message.target)
 
     def _render(self, message: Message) -> bytes:
         content = self._rendered.get(message.send_id)
