@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"control", "delivery"}),
     frozenset({"app"}),
     frozenset({"tasks"}),
-    frozenset({"demo"}),
+    frozenset({"demo", "doctor"}),
     frozenset({"cli", "web"}),
     frozenset({"__main__"}),
 )

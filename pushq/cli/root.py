@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "segments": ("pushq.cli.segments:segments", "Create and look at segments."),
     "cache": ("pushq.cli.cache:cache", "Warm, clear and look at the token cache."),
     "db": ("pushq.cli.db:db", "Bring the database to this version's schema."),
+    "doctor": ("pushq.cli.doctor:doctor", "Check everything that a send needs, and say what to do."),
     "worker": ("pushq.cli.worker:worker", "Run a worker: core, apns, fcm or hms."),
     "beat": ("pushq.cli.worker:beat", "Run the clock that starts sweeper and clean-up."),
     "mock": ("pushq.cli.mock:mock", "Serve APNs, FCM and OAuth for tests and trials."),
