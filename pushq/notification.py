@@ -200,7 +200,9 @@ def parse_notification(value: object, name: str = "notification") -> Notificatio
     _known(value, FIELDS, name)
     own = {key: _PARSE[key](value.get(key), f"{name}.{key}") for key in _PARSE if key in value}
     result = Notification(**{key: item for key, item in own.items() if item is not None})
-    if result.silent and not result.data and not result.data_templates:
+    # What an override says may be enough for its platform (a Live Activity); its own check sees to the others.
+    overridden = any(value.get(platform) for platform in PLATFORMS)
+    if result.silent and not result.data and not result.data_templates and not overridden:
         raise InvalidRequest(name, "neither title, body nor data", "at least one of them")
     for key in result.data_templates:
         if key in result.data:

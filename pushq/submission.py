@@ -22,6 +22,8 @@ from pushq.platforms import PLATFORMS
 from pushq.providers.apns import request as apns
 from pushq.providers.fcm import request as fcm
 from pushq.providers.hms import request as hms
+from pushq.providers.target import Target
+from pushq.rendering.templates import default_of
 from pushq.rendering.values import parse as parse_values
 from pushq.settings import RetrySettings
 
@@ -121,8 +123,11 @@ def submit(
     """
     message = parse_notification(notification)
     people = parse_audience(audience)
-    for platform in people.platforms or PLATFORMS:
-        check_notification(message, platform)
+    if people.target is not None:
+        check_target(message, people.target)
+    else:
+        for platform in people.platforms or PLATFORMS:
+            check_notification(message, platform)
     if guarantee not in GUARANTEES:
         raise InvalidRequest("guarantee", kind(guarantee), " or ".join(repr(g) for g in GUARANTEES))
     for name, value in (("app", app), ("idempotency_key", idempotency_key)):
@@ -154,6 +159,20 @@ def check_notification(notification: Notification, platform: str, name: str = "n
     for tag in (None, *message.languages):
         where = name if tag is None else f"{name}.languages.{tag}"
         _CHECKS[platform](message.in_language(tag).plain(), where)
+
+
+def check_target(notification: Notification, target: Target, name: str = "notification") -> None:
+    """Raise InvalidRequest for what a topic, condition or channel cannot take: there is one message for all whom it reaches."""
+    message = notification.for_platform(target.platform).in_language(None)
+    for placeholder in message.placeholders():
+        if default_of(placeholder, message.defaults) is None:
+            raise InvalidRequest(
+                name,
+                f"the placeholder {{{placeholder.name}}} without a default",
+                f"one with a default: nothing is known of whom a {target.kind} reaches",
+            )
+    check = apns.check_channel if target.kind == "channel" else _CHECKS[target.platform]
+    check(message.plain(), name)
 
 
 def parse_rate(value: object) -> int | None:

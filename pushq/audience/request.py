@@ -114,7 +114,9 @@ def _targeted(value: Mapping[Any, Any], target: Target, field: str) -> Audience:
     platforms = _platforms(value.get("platforms"), f"{field}.platforms")
     if platforms not in ((), (target.platform,)):
         raise InvalidRequest(
-            f"{field}.platforms", repr(list(platforms)), f"['{target.platform}']: a {target.kind} is its"
+            f"{field}.platforms",
+            repr(list(platforms)),
+            f"['{target.platform}']: nobody else knows a {target.kind}",
         )
     return Audience(
         platforms=(target.platform,),

@@ -21,6 +21,7 @@ from pushq.errors import InvalidRequest, PushqError
 from pushq.ledger.orders import Order, PlanShard
 from pushq.ledger.outcomes import COLUMNS, Outcome
 from pushq.notification import Notification, parse_notification
+from pushq.providers.apns import request as apns_request
 from pushq.providers.target import Target, parse_target
 from pushq.settings import AppSettings, RetrySettings, Settings
 from pushq.submission import Submission, lifetime
@@ -137,7 +138,11 @@ def sendable_platforms(submission: Submission, app: AppSettings, name: str) -> t
                 repr(platform),
                 f"platforms with a table in the configuration of app {name!r}: {configured}",
             )
-    return submission.audience.platforms or configured
+    platforms = submission.audience.platforms or configured
+    apns = app.apns
+    if "apns" in platforms and apns is not None and apns.certificate_file is not None:
+        apns_request.check_certificate(submission.notification.for_platform("apns"))
+    return platforms
 
 
 def accept(

@@ -170,8 +170,12 @@ def _activity_alert(notification: Notification, options: ApnsOptions) -> dict[st
     return alert
 
 
-def check(notification: Notification, name: str = "notification") -> None:
-    """Raise InvalidRequest when APNs would refuse the notification whatever the device."""
+def check(notification: Notification, name: str = "notification", *, limit: int | None = None) -> None:
+    """Raise InvalidRequest when APNs would refuse the notification whatever the device.
+
+    Args:
+        limit: bytes of the payload; None: what the push type has.
+    """
     options = parse(notification.apns, f"{name}.apns")
     which = push_type(notification, options)
     if which == "background" and not (
@@ -207,9 +211,19 @@ def check(notification: Notification, name: str = "notification") -> None:
     if "aps" in notification.data:
         raise InvalidRequest(f"{name}.data.aps", "a key that Apple reserves", "another name for it")
     size = len(payload(notification, at=_SOME_TIME))
-    if size > rules.max_payload:
+    limit = limit or rules.max_payload
+    if size > limit:
+        raise InvalidRequest(name, f"{size:,} bytes as an APNs payload", f"at most {limit:,} bytes")
+
+
+def check_certificate(notification: Notification, name: str = "notification") -> None:
+    """Raise InvalidRequest for what an app with a TLS client certificate cannot send."""
+    if rules_of(notification).token_only:
+        which = push_type(notification, parse(notification.apns))
         raise InvalidRequest(
-            name, f"{size:,} bytes as an APNs payload", f"at most {rules.max_payload:,} bytes"
+            f"{name}.apns.push_type",
+            repr(which),
+            "another one: Apple takes it with a key (.p8) only, not with a certificate",
         )
 
 
@@ -229,11 +243,7 @@ def check_channel(notification: Notification, name: str = "notification") -> Non
     for field in ("topic", "collapse_id"):
         if getattr(options, field) is not None:
             raise InvalidRequest(f"{name}.apns.{field}", "a value", "nothing: a channel's message has none")
-    size = len(payload(notification, at=_SOME_TIME))
-    if size > MAX_CHANNEL_PAYLOAD_BYTES:
-        raise InvalidRequest(
-            name, f"{size:,} bytes as a channel's payload", f"at most {MAX_CHANNEL_PAYLOAD_BYTES:,} bytes"
-        )
+    check(notification, name, limit=MAX_CHANNEL_PAYLOAD_BYTES)
 
 
 def topic_of(bundle_id: str, which: str, options: ApnsOptions) -> str:
