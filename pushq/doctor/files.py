@@ -26,9 +26,8 @@ def files(apps: Mapping[str, AppSettings], now: datetime) -> Sequence[Finding]:
     for setting, path in named_files(apps).items():
         by_path.setdefault(path, []).append(setting)
     findings = [finding for path, settings in by_path.items() for finding in _file(path, settings, now)]
-    secrets = sum(any(_secret(setting) for setting in settings) for settings in by_path.values())
-    if not findings and secrets:
-        return [ok(_SUBJECT, f"{secrets} secret(s), readable by their owner and group only")]
+    if not findings and by_path:
+        return [ok(_SUBJECT, f"{len(by_path)} file(s); nobody else may read the secrets among them")]
     return findings
 
 
@@ -42,7 +41,7 @@ def _file(path: Path, settings: Sequence[str], now: datetime) -> list[Finding]:
             failed(_SUBJECT, text, "Give it to the user that the workers run as, or correct the setting.")
         ]
     findings = []
-    if mode & stat.S_IWOTH or (mode & stat.S_IROTH and any(map(_secret, settings))):
+    if mode & stat.S_IWOTH or (mode & stat.S_IROTH and _secret(settings, content)):
         what = "change" if mode & stat.S_IWOTH else "read"
         text = f"everybody on this machine may {what} {path} ({named}, mode {mode:04o})"
         report = failed if what == "change" else warning
@@ -74,5 +73,8 @@ def expiry(subject: str, what: str, ends: datetime, now: datetime) -> list[Findi
     return []
 
 
-def _secret(setting: str) -> bool:
-    return not setting.endswith((".ca_file", ".certificate_file"))
+def _secret(settings: Sequence[str], content: bytes) -> bool:
+    """Certificates alone are public, in PEM; with a key beside them, or as .p12, they are not."""
+    if all(setting.endswith(".ca_file") for setting in settings):
+        return False
+    return _PEM not in content or b"PRIVATE KEY" in content

@@ -17,6 +17,7 @@ import redis
 
 from pushq.doctor.clocks import date_header, judge_clock
 from pushq.doctor.clocks import now as clock
+from pushq.doctor.files import expiry
 from pushq.doctor.findings import Finding, Status, failed, ok, warning
 from pushq.errors import PushqError
 from pushq.http2 import Burst, Code, Proxy
@@ -104,6 +105,9 @@ def _provider(
     client: ProviderClient = made  # type: ignore[assignment]
     deadline = time.monotonic() + timeout_s
     findings: list[Finding] = []
+    ends = getattr(client, "credential_expires_at", None)
+    if ends is not None:
+        findings += expiry(subject, f"the client certificate of {table}", ends, datetime.now(UTC))
     try:
         for environment in environments(platform):
             name = subject if environment == "production" else f"{subject} {environment}"

@@ -155,9 +155,16 @@ def _apple_id() -> str:
 def _hms_secret(folder: Path) -> Path:
     path = folder / "hms-client-secret"
     if not path.exists():
-        # Huawei's may hold each of these, and a form must encode them.
-        write_private(path, f"{secrets.token_hex(28)}=/+\\".encode())
+        new_hms_secret(path)
     return path
+
+
+def new_hms_secret(path: Path) -> str:
+    """Another secret of an OAuth client, in a file of its own."""
+    # Huawei's may hold each of these, and a form must encode them.
+    secret = f"{secrets.token_hex(28)}=/+\\"
+    write_private(path, secret.encode())
+    return secret
 
 
 def _hms_account(folder: Path, key: rsa.RSAPrivateKey) -> Path:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
+from pushq.mock.credentials import FIRST_KEY_ID
 from pushq.mock.exchange import Answer, AnswerSpec, Headers, Request, Session, StreamRule
 
 TOKEN_PATH = "/oauth2/v3/token"  # noqa: S105
@@ -30,9 +31,18 @@ class HmsOAuthRules:
     streams = StreamRule(100, 100, 1, b"exceeded_max_concurrent_streams")
 
     def __init__(self, client_id: str, client_secret: str, lifetime_s: int = 3600) -> None:
-        self._client_id, self._client_secret, self._lifetime_s = client_id, client_secret, lifetime_s
+        self._client_id, self._lifetime_s = client_id, lifetime_s
+        self._secrets = {FIRST_KEY_ID: client_secret}
         self._good_until: dict[str, float] = {}
         self._asked: deque[float] = deque()
+
+    def accept(self, key_id: str, client_secret: str) -> None:
+        """This secret is good as well."""
+        self._secrets[key_id] = client_secret
+
+    def refuse(self, key_id: str) -> bool:
+        """This secret is good no more. False: it never was."""
+        return self._secrets.pop(key_id, None) is not None
 
     def good_until(self, access_token: str) -> float | None:
         """Until when (UNIX seconds) a token that was issued here is, or was, good; None when it never was one."""
@@ -65,7 +75,8 @@ class HmsOAuthRules:
             return _refuse(1102, 20001, "missing required field")
         if form["client_id"] != self._client_id:
             return _refuse(1203, 12303, "app not found")
-        if not secrets.compare_digest(form["client_secret"].encode(), self._client_secret.encode()):
+        given = form["client_secret"].encode()
+        if not any(secrets.compare_digest(given, known.encode()) for known in self._secrets.values()):
             return _refuse(1101, 12304, "invalid client_secret")
         # Real ones have slashes, too, which Huawei's JSON escapes.
         token = f"DQEBA/{secrets.token_urlsafe(72)}+/="

@@ -5,10 +5,12 @@ What is made here is accepted until it is revoked or the mock ends.
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Protocol
 
-from pushq.mock.credentials import Credentials, new_apns_key, new_service_account_key
+from pushq.mock.credentials import Credentials, new_apns_key, new_hms_secret, new_service_account_key
+from pushq.mock.hms_oauth import HmsOAuthRules
 from pushq.mock.oauth import OAuthRules
 from pushq.mock.provider_token import ProviderTokenVerifier
 
@@ -51,6 +53,23 @@ class FcmKeyring:
         self._credentials.write_account(path, key_id, key, self._oauth.audience)
         self._oauth.accept(key_id, key.public_key())
         return {"key_id": key_id, "service_account_file": str(path)}
+
+    def revoke(self, key_id: str) -> bool:
+        return self._oauth.refuse(key_id)
+
+
+class HmsKeyring:
+    """Secrets of the one OAuth client; as at Google, access tokens outlive them (``POST /expire/hms_oauth``)."""
+
+    def __init__(self, credentials: Credentials, oauth: HmsOAuthRules) -> None:
+        self._credentials, self._oauth = credentials, oauth
+
+    def add(self) -> dict[str, str]:
+        key_id, path = secrets.token_hex(8), _folder(self._credentials) / "hms-client-secret"
+        path = path.with_name(f"{path.name}-{key_id}")
+        secret = new_hms_secret(path)
+        self._oauth.accept(key_id, secret)
+        return {"key_id": key_id, "client_secret_file": str(path)}
 
     def revoke(self, key_id: str) -> bool:
         return self._oauth.refuse(key_id)

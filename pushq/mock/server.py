@@ -49,7 +49,7 @@ from pushq.mock.hms import HmsRules
 from pushq.mock.hms_endpoint import HmsEndpoint, HmsTally
 from pushq.mock.hms_oauth import HmsOAuthRules
 from pushq.mock.http1 import MAX_CONTROL_BODY_BYTES, endpoint_handler, serve_http1
-from pushq.mock.keyring import ApnsKeyring, FcmKeyring, Keyring
+from pushq.mock.keyring import ApnsKeyring, FcmKeyring, HmsKeyring, Keyring
 from pushq.mock.lanes import ApnsLane, FcmLane, Lane
 from pushq.mock.oauth import OAuthRules
 from pushq.mock.provider_token import ProviderTokenVerifier
@@ -149,6 +149,7 @@ class MockServer:
         keyrings: dict[str, Keyring] = {
             "apns": ApnsKeyring(credentials, verifier),
             "fcm": FcmKeyring(credentials, oauth_rules),
+            "hms": HmsKeyring(credentials, hms_oauth_rules),
         }
         control = Control(settings.engine, by_platform, tallies, faults, recent, keyrings)
 

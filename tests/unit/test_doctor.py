@@ -129,7 +129,7 @@ class TestFiles:
         (finding,) = files(apps, NOW)
         assert (finding.status, finding.found) == (
             Status.OK,
-            "1 secret(s), readable by their owner and group only",
+            "2 file(s); nobody else may read the secrets among them",
         )
 
     @pytest.mark.parametrize(
