@@ -13,6 +13,7 @@ from typing import Final
 import redis
 
 from pushq.delivery.attempt import Attempt
+from pushq.delivery.composing import compose, values_of
 from pushq.delivery.means import Means, ids
 from pushq.delivery.watch import Watched
 from pushq.http2 import NO_CONNECTION, Answer, Burst, Code, PoolClosed, PoolSaturated
@@ -22,7 +23,7 @@ from pushq.ledger.outcomes import Outcome
 from pushq.ledger.sends import Send
 from pushq.notification import Notification
 from pushq.providers.answers import Effect, Scope, Verdict
-from pushq.providers.client import Message, ProviderClient, RequestPool
+from pushq.providers.client import ProviderClient, RequestPool
 from pushq.rendering.contents import Renderer, Values
 from pushq.tokens.cache import Resolved
 
@@ -85,14 +86,7 @@ class Sending:
         #: The last refusal that was logged: one answer may be that of many recipients.
         self._logged: Answer | None = None
         self.sent_at = means.clock()
-        collapse = send.notification.collapse_id
-        if collapse is None and not send.at_most_once:
-            # A repetition must replace its first copy on the phone.
-            collapse = send.id.hex
-        composed = send.notification.for_platform(lease.platform)
-        self._message = Message(
-            send.id, composed.plain(), send.starts_at, send.expires_at, collapse, send.target
-        )
+        self._message, composed = compose(send, lease.platform)
         #: None: everybody gets the same, as ``_message`` says it.
         self._renderer = Renderer(composed, client.format(self._message)) if composed.personal else None
         attempt.personal = composed.personal
@@ -188,13 +182,12 @@ class Sending:
 
     def _values(self, positions: list[int], resolved: Resolved, rows: list[int]) -> list[Values | None]:
         """What is known of these recipients: their devices' attributes, and over them what the call says."""
-        attributes: list[Values | None] = [resolved.attributes[row] for row in rows]
-        given, users = self._send.values, self._lease.user_ids
-        if not given:
-            return attributes
+        send, users = self._send, self._lease.user_ids
+        if not send.values:
+            return [resolved.attributes[row] for row in rows]
         return [
-            {**(known or {}), **given.get(users[position], {})}
-            for position, known in zip(positions, attributes, strict=True)
+            values_of(send, users[position], resolved.attributes[row])
+            for position, row in zip(positions, rows, strict=True)
         ]
 
     def _submit(

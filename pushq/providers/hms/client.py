@@ -15,7 +15,7 @@ from pushq.http2 import Answer, Burst, HeaderTemplate, Proxy
 from pushq.notification import Notification
 from pushq.providers.answers import Effect, Verdict
 from pushq.providers.client import Message
-from pushq.providers.hms import request
+from pushq.providers.hms import compose, request
 from pushq.providers.hms.burst import Request, TokenBurst
 from pushq.providers.hms.credentials import open_credentials
 from pushq.providers.hms.network import Dialling
@@ -58,7 +58,6 @@ class HmsClient:
         self._app, self._settings = app, settings
         self.chunk: int | None = settings.tokens_per_request
         self._credentials = open_credentials(app, settings, client, clock=time.time, proxy=proxy)
-        self._path = request.path(settings.api, settings.path_id)
         self._pool = HmsPool(
             f"hms/{app}",
             settings.url,
@@ -86,12 +85,7 @@ class HmsClient:
         return self._pool
 
     def format(self, message: Message) -> Format[Notification]:
-        api = self._settings.api
-        return Format(
-            lambda filled: request.content(filled, api=api, collapse_id=message.collapse_id),
-            lambda filled: request.size(filled, api=api, collapse_id=message.collapse_id),
-            request.MAX_PAYLOAD_BYTES,
-        )
+        return compose.format_of(message, self._settings.api)
 
     def burst(
         self,
@@ -132,10 +126,12 @@ class HmsClient:
         if kept is not None and kept.authorization == authorization:
             return kept
         notification, settings = message.notification, self._settings
-        headers = request.headers(notification, api=settings.api, authorization=authorization)
+        template = compose.template(
+            message, api=settings.api, path_id=settings.path_id, authorization=authorization
+        )
         kept = _Rendered(
             authorization,
-            HeaderTemplate(self._path, headers),
+            template,
             self.format(message).write(notification),
             request.tokens_per_request(notification, settings.api, settings.tokens_per_request),
         )
