@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Final
 
 import redis
@@ -15,10 +16,10 @@ from pushq.http2 import Answer, Burst, HeaderTemplate, Proxy
 from pushq.notification import Notification
 from pushq.providers.answers import Effect, Verdict
 from pushq.providers.client import Message
+from pushq.providers.dialling import Dialling
 from pushq.providers.hms import compose, request
 from pushq.providers.hms.burst import Request, TokenBurst
 from pushq.providers.hms.credentials import open_credentials
-from pushq.providers.hms.network import Dialling
 from pushq.providers.hms.pool import HmsPool
 from pushq.providers.hms.responses import ALL_INVALID, PARTLY, judge
 from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
@@ -153,7 +154,7 @@ class HmsClient:
 
     def _escalate(self, verdict: Verdict) -> Verdict:
         """Once it may be Huawei's affair, again it may be our token."""
-        before, self._oauth_failed_at = self._oauth_failed_at, time.monotonic()
+        before, self._oauth_failed_at = self._oauth_failed_at, monotonic()
         if verdict.wait_s < self._oauth_failed_at - before < _SOON_S:
             return replace(verdict, effect=Effect.REAUTHENTICATE)
         return verdict

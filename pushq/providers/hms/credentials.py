@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pushq.errors import SettingsError
 from pushq.http2 import Proxy
 from pushq.providers.client import CredentialRefused, CredentialUnavailable
-from pushq.providers.hms.network import Dialling
+from pushq.providers.dialling import Dialling
 from pushq.providers.shared_token import PROOF_S, TIMEOUT_S, Fetched, SharedToken
 from pushq.settings import HmsSettings
 

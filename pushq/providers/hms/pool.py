@@ -22,8 +22,9 @@ import httpx
 
 from pushq.http2 import NO_CONNECTION, Burst, Code, PoolClosed, PoolObserver, PoolSaturated, PoolStats, Reason
 from pushq.http2.greenlets import Signal, Task
+from pushq.providers.dialling import Dialling
 from pushq.providers.hms.burst import Request, TokenBurst
-from pushq.providers.hms.network import MAX_ANSWER_BYTES, Dialling, outcome
+from pushq.providers.hms.network import MAX_ANSWER_BYTES, outcome
 from pushq.providers.hms.responses import divide
 
 log = logging.getLogger("pushq.hms")
