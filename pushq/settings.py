@@ -279,12 +279,17 @@ class ApnsSettings(LimitSettings):
 
 
 class FcmSettings(LimitSettings):
-    """One app's access to FCM by service account. 600,000 a minute is a project's quota unless Google raised it."""
+    """One app's access to FCM by service account. 600,000 a minute is a project's quota unless Google raised it.
+
+    Attributes:
+        iid_url: where registrations are subscribed to topics.
+    """
 
     rate_per_minute: RatePerMinute = 600_000
     project_id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
     service_account_file: ReadableFile
     url: HttpsOrigin = "https://fcm.googleapis.com"
+    iid_url: HttpsOrigin = "https://iid.googleapis.com"
     ca_file: ReadableFile | None = None
     min_connections: Annotated[int, Field(ge=1, le=1000)] = 2
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 32
