@@ -50,6 +50,12 @@ Example:
 @click.option("--hms-oauth-port", type=click.IntRange(0, 65535), default=0)
 @click.option("--control-port", type=click.IntRange(0, 65535), default=0)
 @click.option(
+    "--proxy-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="An HTTP proxy that takes the providers' own names to this mock.",
+)
+@click.option(
     "--faults",
     "faults_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -83,6 +89,7 @@ def _print_guide(ready: dict[str, Any]) -> None:
         f"HMS      {ready['hms']['url']}\n"
         f"OAuth    {ready['oauth_url']}  (HMS {ready['hms']['oauth_url']})\n"
         f"Control  {ready['control_url']}/stats\n"
+        f"Proxy    {ready['proxy_url']}  (HTTPS_PROXY, for senders whose endpoints cannot be set)\n"
         f"Use it   PUSHQ_CONFIG={ready['config_file']}\n"
         "Ctrl-C ends it."
     )

@@ -66,6 +66,11 @@ class PlainChannel:
     def flush(self) -> None:
         """Nothing is held back."""
 
+    def end_sending(self) -> None:
+        """The client hears of the end; what it still says is received."""
+        with contextlib.suppress(OSError):
+            self._raw.shutdown(stdlib_socket.SHUT_WR)
+
     def close(self) -> None:
         # Closing with unread input sends a reset, and the client could lose our last words: FIN first, then read on a little.
         with contextlib.suppress(OSError), gevent.Timeout(LINGER_S, False):

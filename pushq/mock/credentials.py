@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from pushq.mock.names import PROVIDERS
+
 CERTIFICATE_LIFE = dt.timedelta(days=365)
 PROJECT_ID = "pushq-demo"
 CLIENT_EMAIL = f"pushq@{PROJECT_ID}.iam.gserviceaccount.com"
@@ -117,10 +119,13 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def _serves_on(certificate_file: Path) -> bool:
-    """Whether the certificate is there and lasts another day."""
+    """Whether the certificate is there, is for every name, and lasts another day."""
     if not certificate_file.exists():
         return False
     certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if not {"localhost", *PROVIDERS} <= set(names.get_values_for_type(x509.DNSName)):
+        return False
     return certificate.not_valid_after_utc > dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
 
 
@@ -203,7 +208,10 @@ def _make_certificates(ca_file: Path, certificate_file: Path, key_file: Path) ->
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     loopback = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
-    names = [x509.DNSName("localhost"), *(x509.IPAddress(address) for address in loopback)]
+    names = [
+        *(x509.DNSName(name) for name in ("localhost", *PROVIDERS)),
+        *(x509.IPAddress(address) for address in loopback),
+    ]
     certificate = (
         _certificate(name, ca_name, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

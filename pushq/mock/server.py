@@ -45,6 +45,7 @@ from pushq.mock.exchange import Request, Rules
 from pushq.mock.fast import FastEngine
 from pushq.mock.faults import PLATFORMS, FaultTable, load_faults
 from pushq.mock.fcm import FcmRules
+from pushq.mock.gateway import Gateway
 from pushq.mock.hms import HmsRules
 from pushq.mock.hms_endpoint import HmsEndpoint, HmsTally
 from pushq.mock.hms_oauth import HmsOAuthRules
@@ -171,6 +172,16 @@ class MockServer:
             lambda channel: serve_http1(channel, control.handle, MAX_CONTROL_BODY_BYTES),
             None,
         )
+        listeners = {
+            "apns": self._apns,
+            "sandbox": self._sandbox,
+            "fcm": self._fcm,
+            "oauth": self._oauth,
+            "hms": self._hms,
+            "hms_oauth": self._hms_oauth,
+        }
+        gateway = Gateway({name: listener.server.server_port for name, listener in listeners.items()})
+        self._proxy = self._listen(settings.proxy_port, gateway.serve, None)
         oauth_rules.audience = f"{self._oauth.url}/token"
         self._credentials.write_service_account(oauth_rules.audience)
 
@@ -183,6 +194,7 @@ class MockServer:
             "folder": str(credentials.folder),
             "config_file": str(credentials.folder / "pushq.toml"),
             "control_url": self._control.url,
+            "proxy_url": self._proxy.url,
             "ca_file": str(credentials.ca_file),
             "apns": {
                 "url": self._apns.url,
@@ -225,6 +237,7 @@ class MockServer:
             self._oauth,
             self._hms_oauth,
             self._control,
+            self._proxy,
         ):
             listener.server.stop(timeout=1)
         self._connections.kill(timeout=2)

@@ -39,6 +39,7 @@ class MockSettings:
     hms_port: int = 0
     hms_oauth_port: int = 0
     control_port: int = 0
+    proxy_port: int = 0
     faults_file: Path | None = None
     seed: int = 0
     parent_pid: int | None = None
