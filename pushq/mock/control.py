@@ -4,6 +4,7 @@ GET    /healthz                      ok
 GET    /stats                        all counts, JSON
 GET    /accepted/<platform>          "token count" lines of what was accepted
 GET    /requests/<platform>?last=N   the last requests, JSON (strict engine only)
+GET    /topics/<name>                tokens that are subscribed to FCM's topic, one a line
 POST   /faults                       replace the fault table: [{...}] or {"faults": [...], "seed": 0}
 DELETE /faults                       no faults
 POST   /expire/<platform>            every credential issued so far is expired
@@ -41,6 +42,7 @@ class Control:
         endpoints: by platform; APNs has two, production and sandbox, which share the counts.
         recent: the last requests by platform; empty where they are not kept.
         keyrings: of the platforms whose keys can be made and revoked.
+        topics: tokens by FCM topic.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Control:
         faults: FaultTable,
         recent: Mapping[str, deque[Request]],
         keyrings: Mapping[str, Keyring],
+        topics: Mapping[str, set[str]],
     ) -> None:
         self._engine = engine
         self._endpoints = endpoints
@@ -58,6 +61,7 @@ class Control:
         self._faults = faults
         self._recent = recent
         self._keyrings = keyrings
+        self._topics = topics
         self._started = time.monotonic()
 
     def handle(self, request: Request) -> Reply:
@@ -80,6 +84,8 @@ class Control:
                 return Reply(200, (("content-type", "text/plain"),), self._tallies[name].lines())
             case "GET", "requests" if name in self._endpoints:
                 return self._requests(name, query)
+            case "GET", "topics" if name:
+                return _text("".join(f"{each}\n" for each in sorted(self._topics.get(name, ()))).encode())
             case "POST", "faults":
                 return self._replace_faults(request)
             case "DELETE", "faults":

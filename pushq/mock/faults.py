@@ -47,7 +47,7 @@ from pushq.mock import frames
 from pushq.mock.connection_faults import ConnectionFaults, IdleClose, LateWindow
 from pushq.mock.exchange import AnswerSpec, Cut, Effect, GoAway, Limit, Reset
 
-PLATFORMS = ("apns", "fcm", "hms", "oauth", "hms_oauth")
+PLATFORMS = ("apns", "fcm", "hms", "oauth", "hms_oauth", "channels", "topics")
 MINUTE_S = 60.0
 
 

@@ -17,8 +17,8 @@ from gevent import socket
 from pushq.mock.channel import Channel, PlainChannel
 from pushq.mock.names import PROVIDERS
 
-#: 2197 is APNs' other port.
-PORTS: Final = frozenset({443, 2197})
+#: 2197 is APNs' other port; channels are managed on 2195 and 2196.
+PORTS: Final = frozenset({443, 2195, 2196, 2197})
 MAX_HEAD: Final = 16_384
 _CONNECT: Final = re.compile(rb"CONNECT ([^\s:]+):([0-9]{1,5}) HTTP/1\.[01]\r\n")
 

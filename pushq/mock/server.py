@@ -15,6 +15,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -25,7 +26,9 @@ from gevent.server import StreamServer
 
 from pushq.errors import SettingsError
 from pushq.mock.apns import ApnsRules
+from pushq.mock.apns_channels import ChannelRules
 from pushq.mock.channel import Channel, PlainChannel, TlsChannel
+from pushq.mock.client_certificates import make_client_certificates
 from pushq.mock.connection import serve_http2
 from pushq.mock.control import Control
 from pushq.mock.credentials import (
@@ -45,6 +48,7 @@ from pushq.mock.exchange import Request, Rules
 from pushq.mock.fast import FastEngine
 from pushq.mock.faults import PLATFORMS, FaultTable, load_faults
 from pushq.mock.fcm import FcmRules
+from pushq.mock.fcm_topics import TopicRules
 from pushq.mock.gateway import Gateway
 from pushq.mock.hms import HmsRules
 from pushq.mock.hms_endpoint import HmsEndpoint, HmsTally
@@ -92,6 +96,7 @@ class MockServer:
         self._connections = gevent.pool.Pool(MAX_CONNECTIONS)
         try:
             self._credentials = make_credentials(settings.folder)
+            self._client_certificates = make_client_certificates(settings.folder, settings.topic)
             faults = FaultTable(
                 load_faults(settings.faults_file) if settings.faults_file else (), settings.seed
             )
@@ -147,19 +152,42 @@ class MockServer:
             "oauth": [oauth_endpoint],
             "hms_oauth": [hms_oauth_endpoint],
         }
+        topic_rules = TopicRules(
+            oauth_rules.good_until, settings.dead_prefix.encode(), oauth_rules.expire_credentials
+        )
+        topics_endpoint = endpoint(topic_rules)
+        manage_endpoints = [endpoint(ChannelRules(rules)) for rules in (production, sandbox)]
+        by_platform |= {"channels": manage_endpoints, "topics": [topics_endpoint]}
         keyrings: dict[str, Keyring] = {
             "apns": ApnsKeyring(credentials, verifier),
             "fcm": FcmKeyring(credentials, oauth_rules),
             "hms": HmsKeyring(credentials, hms_oauth_rules),
         }
-        control = Control(settings.engine, by_platform, tallies, faults, recent, keyrings)
+        control = Control(
+            settings.engine, by_platform, tallies, faults, recent, keyrings, topic_rules.subscribed
+        )
 
+        # Who has no provider token may show a certificate; which of the two it is, the rules find out.
+        clients = self._client_certificates.authority_file
         self._apns = self._listen(
-            settings.apns_port, self._http2(apns_endpoints[0], lambda: ApnsLane(production)), HTTP2_ONLY
+            settings.apns_port,
+            self._http2(apns_endpoints[0], lambda: ApnsLane(production)),
+            HTTP2_ONLY,
+            clients,
         )
         self._sandbox = self._listen(
-            settings.sandbox_port, self._http2(apns_endpoints[1], lambda: ApnsLane(sandbox)), HTTP2_ONLY
+            settings.sandbox_port,
+            self._http2(apns_endpoints[1], lambda: ApnsLane(sandbox)),
+            HTTP2_ONLY,
+            clients,
         )
+        self._manage = self._listen(
+            settings.manage_port, self._http2(manage_endpoints[0], None), HTTP2_ONLY, clients
+        )
+        self._sandbox_manage = self._listen(
+            settings.sandbox_manage_port, self._http2(manage_endpoints[1], None), HTTP2_ONLY, clients
+        )
+        self._topics = self._listen(settings.topics_port, self._http2(topics_endpoint, None), HTTP2_OR_1)
         self._fcm = self._listen(
             settings.fcm_port, self._http2(fcm_endpoint, lambda: FcmLane(fcm_rules)), HTTP2_OR_1
         )
@@ -179,6 +207,9 @@ class MockServer:
             "oauth": self._oauth,
             "hms": self._hms,
             "hms_oauth": self._hms_oauth,
+            "manage": self._manage,
+            "sandbox_manage": self._sandbox_manage,
+            "topics": self._topics,
         }
         gateway = Gateway({name: listener.server.server_port for name, listener in listeners.items()})
         self._proxy = self._listen(settings.proxy_port, gateway.serve, None)
@@ -203,11 +234,17 @@ class MockServer:
                 "key_id": credentials.key_id,
                 "key_file": str(credentials.apns_key_file),
                 "topic": self._settings.topic,
+                "manage_url": self._manage.url,
+                "sandbox_manage_url": self._sandbox_manage.url,
+                "certificate_file": str(self._client_certificates.pem_file),
+                "certificate_p12_file": str(self._client_certificates.p12_file),
+                "certificate_password_file": str(self._client_certificates.password_file),
             },
             "fcm": {
                 "url": self._fcm.url,
                 "project_id": PROJECT_ID,
                 "service_account_file": str(credentials.service_account_file),
+                "iid_url": self._topics.url,
             },
             "hms": {
                 "url": self._hms.url,
@@ -238,6 +275,9 @@ class MockServer:
             self._hms_oauth,
             self._control,
             self._proxy,
+            self._manage,
+            self._sandbox_manage,
+            self._topics,
         ):
             listener.server.stop(timeout=1)
         self._connections.kill(timeout=2)
@@ -261,12 +301,20 @@ class MockServer:
                         engine = StrictEngine(endpoint, chance)
                     else:
                         engine = FastEngine(endpoint, make_lane(), chance)
+                    engine.session.certificate = channel.certificate
                     serve_http2(channel, engine, endpoint)
 
         return serve
 
-    def _listen(self, port: int, serve: Callable[[Channel], None], protocols: list[str] | None) -> _Listener:
-        context = None if protocols is None else server_context(self._credentials, protocols)
+    def _listen(
+        self,
+        port: int,
+        serve: Callable[[Channel], None],
+        protocols: list[str] | None,
+        clients: Path | None = None,
+    ) -> _Listener:
+        """``clients``: the authority of certificates that clients may show."""
+        context = None if protocols is None else server_context(self._credentials, protocols, clients)
 
         def accept(raw: Any, _: object) -> None:
             with _quiet_end():
@@ -285,11 +333,16 @@ class MockServer:
         return _Listener(server, f"{scheme}://{host}:{server.server_port}")
 
 
-def server_context(credentials: Credentials, protocols: list[str]) -> ssl.SSLContext:
+def server_context(
+    credentials: Credentials, protocols: list[str], clients: Path | None = None
+) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(credentials.certificate_file, credentials.certificate_key_file)
     context.set_alpn_protocols(protocols)
+    if clients is not None:
+        context.load_verify_locations(clients)
+        context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 
@@ -305,11 +358,20 @@ def configuration(ready: dict[str, Any], app: str) -> str:
         f"[apps.{app}.apns]\n"
         + "".join(
             line(name, apns[name])
-            for name in ("team_id", "key_id", "key_file", "topic", "url", "sandbox_url")
+            for name in (
+                "team_id",
+                "key_id",
+                "key_file",
+                "topic",
+                "url",
+                "sandbox_url",
+                "manage_url",
+                "sandbox_manage_url",
+            )
         )
         + line("ca_file", ready["ca_file"])
         + f"\n[apps.{app}.fcm]\n"
-        + "".join(line(name, fcm[name]) for name in ("project_id", "service_account_file", "url"))
+        + "".join(line(name, fcm[name]) for name in ("project_id", "service_account_file", "url", "iid_url"))
         + line("ca_file", ready["ca_file"])
         # The mock has a quota only where a fault sets one.
         + line("rate_per_minute", "unlimited")

@@ -38,6 +38,9 @@ class MockSettings:
     oauth_port: int = 0
     hms_port: int = 0
     hms_oauth_port: int = 0
+    manage_port: int = 0
+    sandbox_manage_port: int = 0
+    topics_port: int = 0
     control_port: int = 0
     proxy_port: int = 0
     faults_file: Path | None = None

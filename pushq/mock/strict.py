@@ -24,7 +24,7 @@ from pushq.mock import frames
 from pushq.mock.connection_faults import IdleClock, WindowDebt
 from pushq.mock.endpoint import Endpoint
 from pushq.mock.engine import End
-from pushq.mock.exchange import Answer, Cut, GoAway, Limit, Request, Reset, Verdict
+from pushq.mock.exchange import Answer, Cut, GoAway, Limit, Request, Reset, Session, Verdict
 
 _CONFIG = h2.config.H2Configuration(client_side=False, header_encoding=None)
 
@@ -77,6 +77,12 @@ class StrictEngine:
         wrong = endpoint.faults.connection(endpoint.rules.platform)
         self._debt = None if wrong.late_window is None else WindowDebt(wrong.late_window)
         self._idle = None if wrong.idle_close is None else IdleClock(wrong.idle_close)
+
+    @property
+    def session(self) -> Session:
+        """What the provider remembers about the connection."""
+        session: Session = self._session
+        return session
 
     @property
     def pending(self) -> bool:
