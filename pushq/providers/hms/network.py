@@ -16,11 +16,12 @@ from pushq.http2 import Code, Reason
 MAX_ANSWER_BYTES: Final = 8 << 20
 
 
-def outcome(error: Exception, *, written: bool) -> tuple[Code, Reason]:
+def outcome(error: Exception, *, written: bool, stream_id: int = 0) -> tuple[Code, Reason]:
     """What is known about a request that ended with this error instead of an answer.
 
     Args:
         written: whether any of its bytes may have left.
+        stream_id: its number, if the connection speaks HTTP/2.
     """
     causes = list(_chain(error))
     if not written:
@@ -31,6 +32,11 @@ def outcome(error: Exception, *, written: bool) -> tuple[Code, Reason]:
         if isinstance(event, h2.events.StreamReset):
             refused = event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
             return (Code.REFUSED, Reason.REFUSED_STREAM) if refused else (Code.UNKNOWN, Reason.STREAM_RESET)
+        # Section 6.8: what is above the last stream was not processed.
+        if isinstance(event, h2.events.ConnectionTerminated):
+            last = event.last_stream_id
+            above = last is not None and stream_id > last
+            return (Code.REFUSED if above else Code.UNKNOWN), Reason.GOAWAY
     if isinstance(error, httpx.TimeoutException):
         return Code.UNKNOWN, Reason.TIMEOUT
     if isinstance(error, httpx.DecodingError | httpx.LocalProtocolError):

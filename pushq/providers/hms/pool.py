@@ -14,8 +14,8 @@ import logging
 import random as _random
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import gevent
 import httpx
@@ -229,14 +229,14 @@ class _Lane:
 
     def _exchange(self, burst: TokenBurst, request: Request) -> None:
         pool = self._pool
-        written = False
+        written, stream_id = False, 0
         began = pool._clock()
         code, reason = Code.UNKNOWN, str(Reason.INTERNAL_ERROR)
 
-        def trace(event: str, _: object) -> None:
-            nonlocal written
+        def trace(event: str, info: Mapping[str, Any]) -> None:
+            nonlocal written, stream_id
             if event in _WRITES:
-                written = True
+                written, stream_id = True, info.get("stream_id", 0)
             elif event == _CONNECTED:
                 self._now_connected(pool._clock() - began)
 
@@ -248,7 +248,7 @@ class _Lane:
                 (Code.UNKNOWN, Reason.TIMEOUT) if written else (Code.NOT_SENT, Reason.CONNECT_TIMEOUT)
             )
         except (httpx.HTTPError, OSError, UnicodeDecodeError) as exc:
-            code, reason = outcome(exc, written=written)
+            code, reason = outcome(exc, written=written, stream_id=stream_id)
             pool._last_error = f"{type(exc).__name__}: {reason}"
         except BaseException:
             # Killed, or a fault of ours: whoever waits must hear of it.
@@ -271,7 +271,7 @@ class _Lane:
         self._disconnect(Reason(reason))
 
     def _post(
-        self, burst: TokenBurst, request: Request, trace: Callable[[str, object], None]
+        self, burst: TokenBurst, request: Request, trace: Callable[[str, Mapping[str, Any]], None]
     ) -> tuple[int, dict[str, str], bytes]:
         pool = self._pool
         if self._client is None:
