@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from pushq.demo.fleet import WORKERS, Fleet
+from pushq.demo.fleet import Fleet
 from pushq.embedded import Services
 from pushq.ledger import schema
 from pushq.mock import MockProcess
+from pushq.platforms import PLATFORMS
 
 
 class Stack:
@@ -22,6 +23,7 @@ class Stack:
         latency_ms: how long the mock providers take for an answer.
         broker_url: another broker than the embedded Redis.
         settings: further PUSHQ_ variables for the workers.
+        platforms: those that get a worker.
         say: called with what is going on, for people.
 
     Raises:
@@ -35,10 +37,12 @@ class Stack:
         latency_ms: float = 80.0,
         broker_url: str | None = None,
         settings: Mapping[str, str] | None = None,
+        platforms: Sequence[str] = PLATFORMS,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._parent, self._latency_ms, self._broker_url = parent, latency_ms, broker_url
         self._settings, self._say = dict(settings or {}), say
+        self._workers = ("core", *platforms)
         self._open = ExitStack()
         self.environment: dict[str, str] = {}
 
@@ -48,7 +52,7 @@ class Stack:
             self.services = opening.enter_context(Services(self._parent))
             self.folder = self.services.folder / "pushq"
             self.folder.mkdir(mode=0o700)
-            self._say("starting the mock providers: APNs and FCM over TLS and HTTP/2")
+            self._say("starting the mock providers: APNs, FCM and HMS over TLS and HTTP/2")
             self.mock = opening.enter_context(MockProcess(self.folder / "mock", latency_ms=self._latency_ms))
             self.environment = {
                 **self.services.environment(),
@@ -58,8 +62,8 @@ class Stack:
             if self._broker_url is not None:
                 self.environment["PUSHQ_BROKER_URL"] = self._broker_url
             schema.upgrade(self.environment["PUSHQ_DATABASE_URL"])
-            self._say(f"starting workers: {', '.join(WORKERS)}")
-            self.fleet = opening.enter_context(Fleet(self.environment, self.folder))
+            self._say(f"starting workers: {', '.join(self._workers)}")
+            self.fleet = opening.enter_context(Fleet(self.environment, self.folder, workers=self._workers))
             self._open = opening.pop_all()
         return self
 
