@@ -112,6 +112,8 @@ def judge(
         wait_s=max(rule.min_wait_s, asked or 0.0),
         guarded=rule.guarded,
         retire=rule.retire,
+        flow_control=rule.flow_control,
+        doubtful=rule.doubtful,
         invalid_since=invalid_since,
         detail=str(word)[:100] if word is not None else "",
     )

@@ -24,6 +24,8 @@ _TOPIC_QUOTA = Rule(_R, min_wait_s=60.0)
 #: By status and the FcmError's errorCode ("" when the answer has none).
 RULES: Final[Mapping[tuple[int, str], Rule]] = {
     (400, ""): Rule(_X, Scope.MESSAGE),
+    # After the decision list: only what became of the other recipients of the same message can tell.
+    (400, "INVALID_ARGUMENT"): Rule(_X, Scope.MESSAGE, doubtful=True),
     (401, ""): Rule(Effect.REAUTHENTICATE, Scope.CREDENTIAL),
     (401, "THIRD_PARTY_AUTH_ERROR"): Rule(_C, Scope.RECIPIENT),
     (401, "APNS_AUTH_ERROR"): Rule(_C, Scope.RECIPIENT),
@@ -68,7 +70,7 @@ def judge(
     if status == 400 and code in ("", "INVALID_ARGUMENT"):
         rule, reason = _invalid_argument(error, details, code)
     elif status == 429:
-        rule, reason = _quota(details)
+        rule, reason = _quota(details, code)
     elif code == _UNSPECIFIED:
         rule, reason = _UNSPECIFIED_RULES.get(status // 100, _SERVER), code
     else:
@@ -90,6 +92,7 @@ def judge(
         guarded=rule.guarded,
         retire=rule.retire,
         invalid_since=sent_at if rule.effect is Effect.TOKEN_DEAD or rule.doubtful else None,
+        flow_control=rule.flow_control,
         doubtful=rule.doubtful,
         detail=str(error.get("message") or "")[:200],
     )
@@ -113,11 +116,10 @@ def _invalid_argument(error: Mapping[str, Any], details: Mapping[str, Any], code
         return Rule(_X, Scope.MESSAGE), "INVALID_ARGUMENT"
     if code and _BAD_TOKEN_TEXT in str(error.get("message") or "").lower():
         return Rule(_D), "INVALID_TOKEN"
-    # Only what became of the other recipients of the same message can tell.
-    return Rule(_X, Scope.MESSAGE, doubtful=bool(code)), "INVALID_ARGUMENT"
+    return RULES[400, code], "INVALID_ARGUMENT"
 
 
-def _quota(details: Mapping[str, Any]) -> tuple[Rule, str]:
+def _quota(details: Mapping[str, Any], code: str) -> tuple[Rule, str]:
     """Whose quota it is, by the words of the QuotaFailure (ErrorCode page: "message rate", "device message rate", "topic message
     rate" exceeded). Without one it is taken for the project's: the attempt looks whether others were hit as well."""
     violations = details.get(_QUOTA_FAILURE, {}).get("violations")
@@ -130,7 +132,7 @@ def _quota(details: Mapping[str, Any]) -> tuple[Rule, str]:
         return _DEVICE_QUOTA, "QUOTA_EXCEEDED_DEVICE"
     if "topic" in words:
         return _TOPIC_QUOTA, "QUOTA_EXCEEDED_TOPIC"
-    return _QUOTA, "QUOTA_EXCEEDED"
+    return RULES.get((429, code), _QUOTA), "QUOTA_EXCEEDED"
 
 
 def _error(body: bytes) -> Mapping[str, Any]:
