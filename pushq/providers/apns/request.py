@@ -240,6 +240,8 @@ def check_channel(notification: Notification, name: str = "notification") -> Non
         raise InvalidRequest(
             f"{own}.event", "'start'", "'update' or 'end': a channel cannot start an activity"
         )
+    if notification.collapse_id is not None:
+        raise InvalidRequest(f"{name}.collapse_id", "a value", "nothing: a channel's message has none")
     for field in ("topic", "collapse_id"):
         if getattr(options, field) is not None:
             raise InvalidRequest(f"{name}.apns.{field}", "a value", "nothing: a channel's message has none")
