@@ -9,6 +9,7 @@ from pushq.ledger.sends import Send
 from pushq.notification import Notification
 from pushq.providers.client import Message
 from pushq.rendering.contents import Values
+from pushq.submission import Submission
 
 
 def compose(send: Send, platform: str) -> tuple[Message, Notification]:
@@ -26,3 +27,18 @@ def values_of(send: Send, user_id: int, attributes: Mapping[str, Any] | None) ->
     """What is known of a recipient: his device's attributes, and over them what the call says of him."""
     given = send.values.get(user_id)
     return attributes if given is None else {**(attributes or {}), **given}
+
+
+def send_of(submission: Submission, app: str) -> Send:
+    """The send that a call would become in this app."""
+    return Send(
+        submission.send_id(),
+        submission.kind,
+        app,
+        submission.guarantee,
+        submission.notification,
+        submission.called_at,
+        submission.expires_at,
+        values=submission.values or {},
+        target=submission.audience.target,
+    )

@@ -107,6 +107,13 @@ class ProviderClient(Protocol):
             CredentialRefused, CredentialUnavailable
         """
 
+    def rehearse(self, message: Message, tokens: Sequence[bytes], contents: Sequence[bytes]) -> Burst | None:
+        """Requests that the provider checks and delivers nothing of; None when it knows no such thing.
+
+        Raises:
+            CredentialRefused, CredentialUnavailable
+        """
+
     def judge(self, answer: Answer, *, sent_at: datetime, now: datetime) -> Verdict:
         """What an answer other than 200 means."""
 

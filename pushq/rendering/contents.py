@@ -126,6 +126,16 @@ class Renderer(Generic[M]):
         """The content for one recipient, by the platform's own builder: what :meth:`render` has to be equal to."""
         return self._format.write(self._naive(self._choose(tag), values))
 
+    def size(self, tag: str | None, values: Values) -> int:
+        """Bytes of it as the platform counts them."""
+        return self._format.measure(self._naive(self._choose(tag), values))
+
+    def missing(self, tag: str | None, values: Values) -> tuple[str, ...]:
+        """Names of the values without which there is no content."""
+        slots = self._cut(self._choose(tag)).slots
+        names = [slot.name for slot, _ in slots if self._column(slot, [values])[0] is None]
+        return tuple(dict.fromkeys(names))
+
     def _choose(self, tag: str | None) -> str | None:
         try:
             return self._chosen[tag]

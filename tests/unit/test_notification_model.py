@@ -51,7 +51,11 @@ def _submit(notification: dict[str, Any], **more: Any) -> Any:
         ),
         ({"title": "x", "languages": {"de": {}}}, "notification.languages.de", "some of"),
         ({"title": "x", "languages": {"de": {"titel": "y"}}}, "notification.languages.de.titel", "'title'"),
-        ({"title": "x", "languages": {"de": {"ttl": 5}}}, "notification.languages.de.ttl", "an unknown field"),
+        (
+            {"title": "x", "languages": {"de": {"ttl": 5}}},
+            "notification.languages.de.ttl",
+            "an unknown field",
+        ),
         ({"title": "x", "languages": {"de": {"title": "{"}}}, "notification.languages.de.title", "closes"),
         (
             {"title": "x", "languages": {"de-AT": {"title": "y"}, "de_at": {"title": "z"}}},

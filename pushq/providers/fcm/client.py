@@ -92,15 +92,21 @@ class FcmClient:
         now: datetime,
         contents: Iterable[bytes] | None = None,
     ) -> Burst:
+        if contents is None:
+            contents = repeat(self._render(message), len(tokens))
+        return compose.burst(self._common(), tokens, contents, target=message.target)
+
+    def rehearse(self, message: Message, tokens: Sequence[bytes], contents: Sequence[bytes]) -> Burst:
+        return compose.burst(self._common(), tokens, contents, target=message.target, validate_only=True)
+
+    def _common(self) -> HeaderTemplate:
         authorization = self._tokens.authorization()
         if self._template is None or self._template[0] != authorization:
             self._template = (
                 authorization,
                 compose.template(project_id=self._settings.project_id, authorization=authorization),
             )
-        if contents is None:
-            contents = repeat(self._render(message), len(tokens))
-        return compose.burst(self._template[1], tokens, contents, target=message.target)
+        return self._template[1]
 
     def _render(self, message: Message) -> bytes:
         content = self._rendered.get(message.send_id)

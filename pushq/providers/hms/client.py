@@ -117,6 +117,18 @@ class HmsClient:
             ],
         )
 
+    def rehearse(
+        self, message: Message, tokens: Sequence[bytes], contents: Sequence[bytes]
+    ) -> TokenBurst | None:
+        api = self._settings.api
+        if api == "v3":
+            return None
+        requests = [
+            Request([index], [token], request.body(api, content, [token], validate_only=True))
+            for index, (token, content) in enumerate(zip(tokens, contents, strict=True))
+        ]
+        return TokenBurst(self._render(message).template, len(tokens), requests)
+
     def _request(self, indices: Sequence[int], tokens: Sequence[bytes], content: bytes) -> Request:
         named = [tokens[index] for index in indices]
         return Request(indices, named, request.body(self._settings.api, content, named))
