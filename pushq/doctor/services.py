@@ -211,8 +211,8 @@ def _persistence(subject: str, info: Mapping[str, Any]) -> list[Finding]:
 
 def workers(settings: Settings) -> Sequence[Finding]:
     """Who has announced itself, for which platforms, and with which configuration."""
-    if settings.redis_url is None or settings.config is None or not settings.apps:
-        return []
+    if settings.redis_url is None:
+        return []  # said by the check of Redis
     if settings.reload_seconds == 0:
         return [ok("workers", "PUSHQ_RELOAD_SECONDS is 0: they do not say what they run with")]
     client = open_redis(
@@ -226,7 +226,7 @@ def workers(settings: Settings) -> Sequence[Finding]:
         client.close()
     findings: list[Finding] = []
     try:
-        ours = digest(settings.config, settings.apps)[:SHOWN]
+        ours = digest(settings.config, settings.apps)[:SHOWN] if settings.config and settings.apps else ""
     except OSError:
         ours = ""  # said by the check of the files
     kinds = {kind for each in found for kind in each.kind.split()}
@@ -254,7 +254,8 @@ def workers(settings: Settings) -> Sequence[Finding]:
                     f"It looks every {settings.reload_seconds:g} s. If it stays, compare its files with these.",
                 )
             )
-    return findings or [ok("workers", f"{len(found)} run, all with this configuration ({ours})")]
+    same = f", all with this configuration ({ours})" if ours else ""
+    return findings or [ok("workers", f"{len(found)} run{same}")]
 
 
 def _unset(subject: str, variable: str, example: str) -> Finding:
