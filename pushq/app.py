@@ -14,6 +14,7 @@ from celery import Celery
 from celery.schedules import crontab
 from kombu import Exchange, Queue
 
+from pushq.platforms import PLATFORMS
 from pushq.settings import Settings, load
 
 BROADCAST: Final = "pushq.broadcast"
@@ -24,7 +25,7 @@ MAINTENANCE: Final = "pushq.maintenance"
 POISON: Final = "pushq.poison"
 PLATFORM_QUEUES: Final = {
     (platform, lane): f"push.{platform}" + (".transactional" if lane == "transactional" else "")
-    for platform in ("apns", "fcm")
+    for platform in PLATFORMS
     for lane in ("broadcast", "transactional")
 }
 #: Queues of the worker that plans, buries and cleans.
@@ -97,8 +98,10 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "pushq.send_broadcast": {"queue": BROADCAST},
             "pushq.send_notification": {"queue": TRANSACTIONAL},
             "pushq.plan_shard": {"queue": BROADCAST},
-            "pushq.deliver_batch.apns": {"queue": PLATFORM_QUEUES["apns", "broadcast"]},
-            "pushq.deliver_batch.fcm": {"queue": PLATFORM_QUEUES["fcm", "broadcast"]},
+            **{
+                f"pushq.deliver_batch.{platform}": {"queue": PLATFORM_QUEUES[platform, "broadcast"]}
+                for platform in PLATFORMS
+            },
             "pushq.dead_letter": {"queue": DEAD_LETTER},
             "pushq.sweep": {"queue": MAINTENANCE},
             "pushq.cleanup": {"queue": MAINTENANCE},

@@ -203,6 +203,14 @@ sweeper: Final = Counter("pushq_sweeper", "What the sweeper did, in rows.", ("ac
 leases_lost: Final = Counter("pushq_leases_lost", "Leases that another holder took over or that ended.")
 # Connections
 
+config_reload_failed: Final = Gauge(
+    "pushq_config_reload_failed",
+    "1 while the configuration file, or a file that it names, cannot be used and the worker keeps what it had.",
+)
+config_reloads: Final = Counter(
+    "pushq_config_reloads", "Changed configurations that were taken over without a restart."
+)
+
 _POOL: Final = ("pool",)
 apns_connection_pool_exhausted: Final = Counter(
     "apns_connection_pool_exhausted",

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -22,9 +22,11 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 
 from pushq.errors import SettingsError
+from pushq.platforms import PLATFORMS
 
 PREFIX: Final = "PUSHQ_"
 
@@ -216,33 +218,93 @@ class LimitSettings(_Frozen):
     breaker_minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 50
 
 
-class ApnsSettings(LimitSettings):
-    """One app's access to APNs by provider token (a .p8 key). Apple publishes no limit of a rate."""
+AppleId = Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")]
 
-    team_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")]
-    key_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")]
-    key_file: ReadableFile
+
+class ApnsSettings(LimitSettings):
+    """One app's access to APNs, by provider token (a .p8 key) or by TLS client certificate. Apple publishes no limit of a rate.
+
+    Attributes:
+        topic: the bundle id.
+        key_id, key_file: the key for both environments, or for production where the sandbox has one of its own.
+        sandbox_key_id, sandbox_key_file: a key that Apple bound to the sandbox.
+        certificate_file: .p12, or PEM with the key in it or in ``certificate_key_file``. It holds for both environments.
+        certificate_password_file: of the .p12 file or of the key.
+        manage_url, sandbox_manage_url: where broadcast channels are made and deleted.
+    """
+
     topic: Annotated[str, Field(min_length=1, pattern=r"^[\x21-\x7e]+$")]
+    team_id: AppleId | None = None
+    key_id: AppleId | None = None
+    key_file: ReadableFile | None = None
+    sandbox_key_id: AppleId | None = None
+    sandbox_key_file: ReadableFile | None = None
+    certificate_file: ReadableFile | None = None
+    certificate_key_file: ReadableFile | None = None
+    certificate_password_file: ReadableFile | None = None
     url: HttpsOrigin = "https://api.push.apple.com"
     sandbox_url: HttpsOrigin = "https://api.sandbox.push.apple.com"
+    manage_url: HttpsOrigin = "https://api-manage-broadcast.push.apple.com:2196"
+    sandbox_manage_url: HttpsOrigin = "https://api-manage-broadcast.sandbox.push.apple.com:2195"
     ca_file: ReadableFile | None = None
     min_connections: Annotated[int, Field(ge=1, le=1000)] = 1
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 8
     idle_close_seconds: Annotated[float, Field(ge=1, le=86400)] = 600.0
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        token = ("team_id", "key_id", "key_file")
+        keys = [
+            name
+            for name in (*token[1:], "sandbox_key_id", "sandbox_key_file")
+            if getattr(self, name) is not None
+        ]
+        if self.certificate_file is not None:
+            if keys:
+                raise ValueError(
+                    f"found certificate_file and {', '.join(keys)}; expected one of the two ways"
+                )
+            return self
+        spare = [
+            name
+            for name in ("certificate_key_file", "certificate_password_file")
+            if getattr(self, name) is not None
+        ]
+        if spare:
+            raise ValueError(f"found {' and '.join(spare)} without certificate_file; expected all of them")
+        missing = [name for name in token if getattr(self, name) is None]
+        if missing:
+            raise ValueError(
+                f"found no {' and no '.join(missing)}; expected team_id, key_id and key_file (a .p8 key), or certificate_file"
+            )
+        if (self.sandbox_key_id is None) != (self.sandbox_key_file is None):
+            raise ValueError("found one of sandbox_key_id and sandbox_key_file; expected both or neither")
+        return self
+
     @property
     def limit_name(self) -> str:
         """What the provider counts by: apps that have it in common share one limit."""
-        return f"apns:{self.team_id}:{self.topic}"
+        return f"apns:{self.team_id or 'certificate'}:{self.topic}"
+
+    @property
+    def secret_file(self) -> Path:
+        found = self.key_file or self.certificate_file
+        assert found is not None  # by _consistent
+        return found
 
 
 class FcmSettings(LimitSettings):
-    """One app's access to FCM by service account. 600,000 a minute is a project's quota unless Google raised it."""
+    """One app's access to FCM by service account. 600,000 a minute is a project's quota unless Google raised it.
+
+    Attributes:
+        iid_url: where registrations are subscribed to topics.
+    """
 
     rate_per_minute: RatePerMinute = 600_000
     project_id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
     service_account_file: ReadableFile
     url: HttpsOrigin = "https://fcm.googleapis.com"
+    iid_url: HttpsOrigin = "https://iid.googleapis.com"
     ca_file: ReadableFile | None = None
     min_connections: Annotated[int, Field(ge=1, le=1000)] = 2
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 32
@@ -253,12 +315,92 @@ class FcmSettings(LimitSettings):
         """What the provider counts by: apps that have it in common share one limit."""
         return f"fcm:{self.project_id}"
 
+    @property
+    def secret_file(self) -> Path:
+        return self.service_account_file
+
+
+class HmsSettings(LimitSettings):
+    """One app's access to HMS Push Kit. Huawei counts devices, and lets every app have at least 6,000 of them a second.
+
+    Attributes:
+        api: ``v1`` (path by app) and ``v2`` (path by project) reach phones up to HarmonyOS 4, ``v3`` those from HarmonyOS 5 on.
+        app_id: for ``v1``, where it is not the OAuth client's id.
+        tokens_per_request: an answer that is lost speaks of so many devices.
+        breaker_minimum: devices, too: one failed request is not yet an outage.
+    """
+
+    rate_per_minute: RatePerMinute = 360_000
+    breaker_minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
+    api: Literal["v1", "v2", "v3"]
+    client_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")] | None = None
+    client_secret_file: ReadableFile | None = None
+    service_account_file: ReadableFile | None = None
+    app_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")] | None = None
+    project_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")] | None = None
+    url: HttpsOrigin = "https://push-api.cloud.huawei.com"
+    oauth_url: HttpsOrigin = "https://oauth-login.cloud.huawei.com"
+    ca_file: ReadableFile | None = None
+    tokens_per_request: Annotated[int, Field(ge=1, le=1000)] = 1000
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 32
+    idle_close_seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        """Huawei, "Push Kit REST API": v3 takes no OAuth token, v1 names the app in its path and the others the project."""
+        secrets = [
+            name for name in ("client_secret_file", "service_account_file") if getattr(self, name) is not None
+        ]
+        if len(secrets) != 1:
+            raise ValueError(
+                f"found {' and '.join(secrets) or 'no secret'}; expected either client_id and client_secret_file, "
+                "or service_account_file"
+            )
+        if self.api == "v3" and self.service_account_file is None:
+            raise ValueError(
+                "found client_secret_file with api 'v3', which takes no OAuth token; expected service_account_file"
+            )
+        if self.client_secret_file is not None and self.client_id is None:
+            raise ValueError("found client_secret_file without client_id; expected both")
+        if self.api == "v1" and not (self.app_id or self.client_id):
+            raise ValueError("found api 'v1' without client_id and app_id; expected one of them for its path")
+        if self.api != "v1" and self.project_id is None:
+            raise ValueError(f"found api {self.api!r} without project_id; expected it for its path")
+        return self
+
+    @property
+    def path_id(self) -> str:
+        """Whose messages these are, in the path of a request."""
+        found = (self.app_id or self.client_id) if self.api == "v1" else self.project_id
+        assert found is not None  # by _consistent
+        return found
+
+    @property
+    def limit_name(self) -> str:
+        """What the provider counts by: apps that have it in common share one limit."""
+        return f"hms:{self.app_id or self.client_id or self.project_id}"
+
+    @property
+    def secret_file(self) -> Path:
+        found = self.client_secret_file or self.service_account_file
+        assert found is not None  # by _consistent
+        return found
+
+
+ProviderSettings = ApnsSettings | FcmSettings | HmsSettings
+
 
 class AppSettings(_Frozen):
     """One app and the providers it uses. A platform without a section cannot be sent to."""
 
     apns: ApnsSettings | None = None
     fcm: FcmSettings | None = None
+    hms: HmsSettings | None = None
+
+    def platforms(self) -> dict[str, ProviderSettings]:
+        """The sections there are, in the order of :data:`pushq.platforms.PLATFORMS`."""
+        found = {platform: getattr(self, platform) for platform in PLATFORMS}
+        return {platform: settings for platform, settings in found.items() if settings is not None}
 
 
 AppName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -293,6 +435,7 @@ class Settings(_Frozen):
     request_timeout: Annotated[float, Field(ge=1, le=600)] = 30.0
     shutdown_grace: Annotated[float, Field(ge=4, le=3600)] = 20.0
     poison_runs: Annotated[int, Field(ge=1, le=100)] = 3
+    reload_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
     http_proxy: ProxyUrl | None = None
     http_proxy_password_file: ReadableFile | None = None
     http_proxy_ca_file: ReadableFile | None = None
@@ -340,7 +483,7 @@ class Settings(_Frozen):
     def need_apps(self) -> Mapping[str, AppSettings]:
         if self.config is None:
             raise SettingsError(
-                "PUSHQ_CONFIG: found nothing; expected the path of a TOML file with an [apps.NAME.apns] or [apps.NAME.fcm] table"
+                "PUSHQ_CONFIG: found nothing; expected the path of a TOML file with an [apps.NAME.apns], [apps.NAME.fcm] or [apps.NAME.hms] table"
             )
         if not self.apps:
             raise SettingsError(
@@ -454,9 +597,18 @@ def load_apps(path: Path) -> Mapping[str, AppSettings]:
     Raises:
         SettingsError: the file is no TOML, a table in it is wrong, or two that share a limit contradict each other.
     """
+    return parse_apps(read_document(path), path)
+
+
+def read_document(path: Path) -> Mapping[str, Any]:
+    """The TOML file at ``path`` as it stands.
+
+    Raises:
+        SettingsError: it cannot be read, or is no TOML.
+    """
     try:
         with path.open("rb") as file:
-            document = tomllib.load(file)
+            return tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise SettingsError(
             f"PUSHQ_CONFIG: found {str(path)!r}, which is not TOML ({exc}); expected a TOML file"
@@ -465,6 +617,14 @@ def load_apps(path: Path) -> Mapping[str, AppSettings]:
         raise SettingsError(
             f"PUSHQ_CONFIG: found {str(path)!r}, which cannot be read ({exc.strerror})"
         ) from None
+
+
+def parse_apps(document: Mapping[str, Any], path: Path) -> Mapping[str, AppSettings]:
+    """The apps of a document that stood at ``path``.
+
+    Raises:
+        SettingsError: a table is wrong, or two that share a limit contradict each other.
+    """
     try:
         apps = _ConfigFile.model_validate(_absolute(document, path.resolve().parent)).apps
     except ValidationError as exc:
@@ -475,23 +635,24 @@ def load_apps(path: Path) -> Mapping[str, AppSettings]:
     return apps
 
 
+#: What apps with one limit have in common.
+_SHARED_BY: Final = {"apns": "APNs team and topic", "fcm": "FCM project", "hms": "HMS app"}
+
+
 def _contradictions(apps: Mapping[str, AppSettings]) -> list[str]:
     """Where tables that share a limit say different things about it: each worker would change it for the others."""
     first: dict[str, tuple[str, LimitSettings]] = {}
     lines = []
     for app, providers in apps.items():
-        for platform, settings in (("apns", providers.apns), ("fcm", providers.fcm)):
-            if settings is None:
-                continue
+        for platform, settings in providers.platforms().items():
             table = f"apps.{app}.{platform}"
             other, theirs = first.setdefault(settings.limit_name, (table, settings))
-            what = "APNs team and topic" if platform == "apns" else "FCM project"
             for field in LimitSettings.model_fields:
                 found, expected = getattr(settings, field), getattr(theirs, field)
                 if found != expected:
                     lines.append(
                         f"{table}.{field}: found {found!r}; expected {expected!r} as in {other}, "
-                        f"which has the same {what} and so shares the limit"
+                        f"which has the same {_SHARED_BY[platform]} and so shares the limit"
                     )
     return lines
 

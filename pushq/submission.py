@@ -18,21 +18,24 @@ from pydantic import ValidationError
 from pushq.audience.request import Audience, as_json, parse_audience
 from pushq.errors import InvalidRequest
 from pushq.notification import Notification, kind, parse_notification
+from pushq.platforms import PLATFORMS
 from pushq.providers.apns import request as apns
 from pushq.providers.fcm import request as fcm
+from pushq.providers.hms import request as hms
+from pushq.providers.target import Target
+from pushq.rendering.templates import default_of
+from pushq.rendering.values import parse as parse_values
 from pushq.settings import RetrySettings
 
 Guarantee = Literal["at_least_once", "at_most_once"]
 Kind = Literal["broadcast", "transactional"]
 
 GUARANTEES: Final = ("at_least_once", "at_most_once")
-#: Platforms that this version delivers to.
-PLATFORMS: Final = ("apns", "fcm")
 MAX_KEY_LENGTH: Final = 200
 #: Requests per second for one send: what a caller may ask for.
 MAX_RATE: Final = 1_000_000
 _NAMESPACE: Final = uuid.UUID("4e0f1c5b-6e0a-5b8e-9d3a-2f6c1f0a7b52")
-_CHECKS: Final = {"apns": apns.check, "fcm": fcm.check}
+_CHECKS: Final = {"apns": apns.check, "fcm": fcm.check, "hms": hms.check}
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Submission:
     Attributes:
         rate: requests per second at most, of all workers together; None is as fast as the provider's own limit allows.
         retry: what differs from the configured retry policy: some of ``max_attempts``, ``initial_delay``, ``max_delay``.
+        values: by user id, what the placeholders say to him; over the attributes of his devices.
     """
 
     kind: Kind
@@ -54,6 +58,7 @@ class Submission:
     send_at: datetime | None = None
     rate: int | None = None
     retry: Mapping[str, float] | None = None
+    values: Mapping[int, Mapping[str, Any]] | None = None
 
     @property
     def expires_at(self) -> datetime:
@@ -85,6 +90,9 @@ class Submission:
             "send_at": self.send_at.isoformat() if self.send_at else None,
             "rate": self.rate,
             "retry": self.retry,
+            "values": None
+            if self.values is None
+            else {str(user): dict(v) for user, v in self.values.items()},
         }
         return {key: value for key, value in document.items() if value is not None}
 
@@ -106,6 +114,7 @@ def submit(
     send_at: object = None,
     rate: object = None,
     retry: object = None,
+    values: object = None,
 ) -> Submission:
     """Check a call.
 
@@ -114,11 +123,11 @@ def submit(
     """
     message = parse_notification(notification)
     people = parse_audience(audience)
-    for platform in people.platforms:
-        if platform not in PLATFORMS:
-            raise InvalidRequest("audience.platforms", repr(platform), f"some of: {', '.join(PLATFORMS)}")
-    for platform in people.platforms or PLATFORMS:
-        _CHECKS[platform](message)
+    if people.target is not None:
+        check_target(message, people.target)
+    else:
+        for platform in people.platforms or PLATFORMS:
+            check_notification(message, platform)
     if guarantee not in GUARANTEES:
         raise InvalidRequest("guarantee", kind(guarantee), " or ".join(repr(g) for g in GUARANTEES))
     for name, value in (("app", app), ("idempotency_key", idempotency_key)):
@@ -137,7 +146,33 @@ def submit(
         send_at=_time(send_at, "send_at"),
         rate=parse_rate(rate),
         retry=parse_retry(retry),
+        values=parse_values(values, message.placeholders(), message.defaults, people.user_ids),
     )
+
+
+def check_notification(notification: Notification, platform: str, name: str = "notification") -> None:
+    """Raise InvalidRequest when the platform would refuse the notification, in any language, whatever the device.
+
+    Values are not known yet: what has no default counts as a letter.
+    """
+    message = notification.for_platform(platform)
+    for tag in (None, *message.languages):
+        where = name if tag is None else f"{name}.languages.{tag}"
+        _CHECKS[platform](message.in_language(tag).plain(), where)
+
+
+def check_target(notification: Notification, target: Target, name: str = "notification") -> None:
+    """Raise InvalidRequest for what a topic, condition or channel cannot take: there is one message for all whom it reaches."""
+    message = notification.for_platform(target.platform).in_language(None)
+    for placeholder in message.placeholders():
+        if default_of(placeholder, message.defaults) is None:
+            raise InvalidRequest(
+                name,
+                f"the placeholder {{{placeholder.name}}} without a default",
+                f"one with a default: nothing is known of whom a {target.kind} reaches",
+            )
+    check = apns.check_channel if target.kind == "channel" else _CHECKS[target.platform]
+    check(message.plain(), name)
 
 
 def parse_rate(value: object) -> int | None:
@@ -209,6 +244,7 @@ def parse_submission(document: Mapping[str, Any]) -> Submission:
         send_at=document.get("send_at"),
         rate=document.get("rate"),
         retry=document.get("retry"),
+        values=document.get("values"),
     )
 
 

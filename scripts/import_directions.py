@@ -16,13 +16,14 @@ PACKAGE = "pushq"
 
 #: The parts of the package, from the ground up. A part imports only parts of the rows above its own here.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors"}),
-    frozenset({"settings"}),
+    frozenset({"errors", "platforms"}),
+    frozenset({"rendering", "settings"}),
     frozenset({"redaction"}),
     frozenset(
         {"database", "logs", "metrics", "migrations", "notification", "redis_client", "rejects", "tracing"}
     ),
     frozenset({"http2", "embedded", "mock"}),
+    frozenset({"reload"}),
     frozenset({"bench", "providers"}),
     frozenset({"limits"}),
     frozenset({"audience"}),
@@ -31,7 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"control", "delivery"}),
     frozenset({"app"}),
     frozenset({"tasks"}),
-    frozenset({"demo", "observe"}),
+    frozenset({"demo", "doctor", "observe"}),
     frozenset({"loadtest"}),
     frozenset({"cli", "web"}),
     frozenset({"__main__"}),
@@ -45,6 +46,7 @@ APART: Mapping[str, frozenset[str]] = {
     "http2": frozenset({"errors"}),
     "embedded": frozenset({"errors"}),
     "mock": frozenset({"errors"}),
+    "rendering": frozenset({"errors"}),
 }
 
 #: Libraries that belong to some parts, by their top-level name.

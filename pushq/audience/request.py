@@ -1,7 +1,8 @@
 """The audience as a caller writes it, checked field by field. Pure: nothing here knows a database.
 
 What is given is combined with "and": devices of users in any of ``segments``, who are among ``user_ids``, that pass ``filter``, on one of
-``platforms``, without those excluded. An audience must say who it is: everybody is ``segments=["all"]``.
+``platforms``, without those excluded. An audience must say who it is: everybody is ``segments=["all"]``. Or it is none of that but one
+``topic``, ``condition`` (FCM) or ``channel`` (APNs): then the provider knows the devices, and pushq makes one request.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pushq.errors import InvalidRequest
+from pushq.platforms import PLATFORMS
+from pushq.providers.target import Target, parse_target
 
-PLATFORMS: Final = ("apns", "fcm", "hms")
 #: The segment that exists without being created.
 EVERYBODY: Final = "all"
 #: They travel with the call and stand in one array; more people are a segment.
@@ -38,6 +40,10 @@ class Audience:
     Attributes:
         platforms: empty: all platforms.
         filter: conditions on the device, see :func:`parse_filter`.
+        topic: one of FCM's topics, without ``/topics/``.
+        condition: on FCM's topics: ``'news' in topics && ('de' in topics || 'at' in topics)``.
+        channel: id of a broadcast channel of APNs.
+        environment: of the channel; ``sandbox`` or, when left out, ``production``.
     """
 
     segments: tuple[str, ...] = ()
@@ -46,8 +52,18 @@ class Audience:
     exclude_user_ids: tuple[int, ...] = ()
     platforms: tuple[str, ...] = ()
     filter: Mapping[str, Any] | None = None
+    topic: str | None = None
+    condition: str | None = None
+    channel: str | None = None
+    environment: str | None = None
+
+    @property
+    def target(self) -> Target | None:
+        """Whom it is, if it is no devices."""
+        return parse_target({name: getattr(self, name) for name in _TARGET_FIELDS})
 
 
+_TARGET_FIELDS: Final = ("topic", "condition", "channel", "environment")
 FIELDS: Final = tuple(Audience.__dataclass_fields__)
 
 
@@ -62,6 +78,9 @@ def parse_audience(value: object, field: str = "audience") -> Audience:
     if not isinstance(value, Mapping):
         raise InvalidRequest(field, _kind(value), f"a mapping with some of: {', '.join(FIELDS)}")
     _known(value, FIELDS, field)
+    target = parse_target(value, field)
+    if target is not None:
+        return _targeted(value, target, field)
     audience = Audience(
         segments=_segments(value.get("segments"), f"{field}.segments"),
         exclude_segments=_segments(value.get("exclude_segments"), f"{field}.exclude_segments"),
@@ -78,9 +97,31 @@ def parse_audience(value: object, field: str = "audience") -> Audience:
         raise InvalidRequest(
             field,
             "an audience that names nobody",
-            'segments, user_ids or filter; everybody is segments=["all"]',
+            'segments, user_ids or filter, or a topic, condition or channel; everybody is segments=["all"]',
         )
     return audience
+
+
+def _targeted(value: Mapping[Any, Any], target: Target, field: str) -> Audience:
+    """An audience that is one topic, condition or channel. Devices cannot be chosen among those that only the provider knows."""
+    for name in FIELDS:
+        if value.get(name) and name not in (*_TARGET_FIELDS, "platforms"):
+            raise InvalidRequest(
+                f"{field}.{name}",
+                _kind(value[name]),
+                f"nothing: the audience is a {target.kind}, whose devices only {target.platform} knows",
+            )
+    platforms = _platforms(value.get("platforms"), f"{field}.platforms")
+    if platforms not in ((), (target.platform,)):
+        raise InvalidRequest(
+            f"{field}.platforms",
+            repr(list(platforms)),
+            f"['{target.platform}']: nobody else knows a {target.kind}",
+        )
+    return Audience(
+        platforms=(target.platform,),
+        **{name: value.get(name) for name in _TARGET_FIELDS},  # type: ignore[arg-type]
+    )
 
 
 def as_json(audience: Audience) -> dict[str, Any]:

@@ -122,6 +122,9 @@ def select_devices(
     """
     build = _Builder(at)
     conditions = []
+    if audience.target is not None:
+        # Only the provider knows the devices; none of ours may be taken for them.
+        return Selection("false", {})
     if audience.segments and EVERYBODY not in audience.segments:
         conditions.append(_in_segments(connection, app, audience.segments, "audience.segments", build))
     elif audience.segments:
@@ -177,11 +180,13 @@ def unknown_segment(connection: Connection, app: str, name: str, field: str) -> 
 
 
 def count(connection: Connection, app: str, audience: Audience) -> dict[str, int]:
-    """Active devices of the audience by platform. Reads every active device of the app.
+    """Active devices of the audience by platform; a topic, condition or channel counts as one. Reads every active device of the app.
 
     Raises:
         InvalidRequest: a segment does not exist.
     """
+    if audience.target is not None:
+        return {audience.target.platform: 1}
     selection = select_devices(connection, app, audience)
     statement = (
         f"SELECT d.platform, count(*) AS devices FROM device_tokens d WHERE d.is_active AND d.app = :app AND ({selection.where})"  # noqa: S608

@@ -13,11 +13,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from pushq.cli.output import console, emit_json, json_option
 from pushq.database import Database
 from pushq.errors import ServiceUnavailable
+from pushq.platforms import PLATFORMS
 from pushq.redis_client import open_redis
 from pushq.settings import load
 from pushq.tokens import cache as store
 from pushq.tokens import warming
-from pushq.tokens.device import PLATFORMS
 
 
 @contextmanager

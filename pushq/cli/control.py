@@ -12,7 +12,8 @@ from pushq.cli.output import emit_json, json_option
 from pushq.cli.sends import database
 from pushq.control import Change, Replay
 from pushq.ledger.replay import REPLAYABLE
-from pushq.submission import MAX_RATE, PLATFORMS
+from pushq.platforms import PLATFORMS
+from pushq.submission import MAX_RATE
 
 send_argument = click.argument("send_id", type=click.UUID)
 

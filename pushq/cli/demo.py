@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from pushq.cli.output import console, emit_json, json_option
 from pushq.errors import PushqError
+from pushq.platforms import PLATFORMS, TITLES
 
 if TYPE_CHECKING:
     from pushq.database import Database
@@ -29,6 +31,22 @@ DEAD_LETTER_TIMEOUT_S = 60.0
 
 class DemoFailed(PushqError):
     """The demo did not end as it must; the message says what differs."""
+
+
+def _each_once(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(platform for platform in PLATFORMS if platform in given)
+
+
+platforms_option = click.option(
+    "--platform",
+    "platforms",
+    type=click.Choice(PLATFORMS),
+    multiple=True,
+    default=("apns", "fcm"),
+    show_default=True,
+    callback=_each_once,
+    help="Of the devices; may be repeated.",
+)
 
 
 @click.command(epilog="Example: pushq demo --devices 20000 --dead-ratio 0.05")
@@ -52,9 +70,16 @@ class DemoFailed(PushqError):
 @click.option(
     "--broker-url", help="Another broker than the embedded Redis, such as amqp://user:password@localhost//."
 )
+@platforms_option
 @json_option
 def demo(
-    devices: int, dead_ratio: float, latency_ms: float, guarantee: str, broker_url: str | None, as_json: bool
+    devices: int,
+    dead_ratio: float,
+    latency_ms: float,
+    guarantee: str,
+    broker_url: str | None,
+    platforms: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Broadcast to generated devices through real workers, with everything embedded.
 
@@ -66,11 +91,11 @@ def demo(
     from pushq.settings import ServiceUrl  # noqa: PLC0415
 
     out = console(stderr=as_json)
-    with Stack(latency_ms=latency_ms, broker_url=broker_url, say=_say(out)) as stack:
+    with Stack(latency_ms=latency_ms, broker_url=broker_url, platforms=platforms, say=_say(out)) as stack:
         os.environ.update(stack.environment)
         database = Database(ServiceUrl(stack.environment["PUSHQ_DATABASE_URL"]), pool_size=2)
         try:
-            report = _broadcast(stack, database, devices, dead_ratio, guarantee, out)
+            report = _broadcast(stack, database, devices, dead_ratio, platforms, guarantee, out)
         finally:
             database.close()
         _say(out)("stopping and removing everything")
@@ -91,7 +116,13 @@ def _say(out: Console) -> Any:
 
 
 def _broadcast(
-    stack: Stack, database: Database, devices: int, dead_ratio: float, guarantee: str, out: Console
+    stack: Stack,
+    database: Database,
+    devices: int,
+    dead_ratio: float,
+    platforms: Sequence[str],
+    guarantee: str,
+    out: Console,
 ) -> dict[str, Any]:
     from pushq import send_broadcast  # noqa: PLC0415
     from pushq.cli.progress import follow  # noqa: PLC0415
@@ -102,7 +133,7 @@ def _broadcast(
     say(f"generating {devices:,} devices")
     path = stack.folder / "devices.csv"
     with path.open("w", encoding="utf-8") as file:
-        write_csv(file, generate(devices, dead_ratio), app=APP, now=datetime.now(UTC))
+        write_csv(file, generate(devices, dead_ratio, platforms=platforms), app=APP, now=datetime.now(UTC))
     say("importing them: pushq tokens import devices.csv")
     pushq_command("tokens", "import", str(path), "--json", timeout_s=TIMEOUT_S)
     say("warming the token cache: pushq cache warm")
@@ -126,7 +157,7 @@ def _broadcast(
             f"the broadcast was not finished after {TIMEOUT_S:g} s: {where}\n{stack.fleet.log_tail('core')}"
         )
     _await_dead_letters(database, send_id)
-    return _report(stack, database, state, devices, dead_ratio)
+    return _report(stack, database, state, devices, dead_ratio, platforms)
 
 
 def _await_dead_letters(database: Database, send_id: uuid.UUID) -> None:
@@ -140,13 +171,18 @@ def _await_dead_letters(database: Database, send_id: uuid.UUID) -> None:
 
 
 def _report(
-    stack: Stack, database: Database, state: Progress, devices: int, dead_ratio: float
+    stack: Stack,
+    database: Database,
+    state: Progress,
+    devices: int,
+    dead_ratio: float,
+    platforms: Sequence[str],
 ) -> dict[str, Any]:
     from pushq.demo.devices import generate  # noqa: PLC0415
     from pushq.ledger.progress import reasons  # noqa: PLC0415
 
-    expected: dict[str, set[str]] = {"apns": set(), "fcm": set()}
-    for device in generate(devices, dead_ratio):
+    expected: dict[str, set[str]] = {platform: set() for platform in platforms}
+    for device in generate(devices, dead_ratio, platforms=platforms):
         if not device.dead:
             expected[device.platform].add(device.token)
     counted = {platform: stack.mock.accepted(platform) for platform in expected}
@@ -193,7 +229,7 @@ def _print_report(out: Console, report: dict[str, Any]) -> None:
         f"  accepted {report['accepted']:,}   dead tokens {report['dead']:,}   pending {report['pending']:,}"
     )
     out.print(
-        f"  counted by the providers: APNs {counted['apns']:,}, FCM {counted['fcm']:,},"
+        f"  counted by the providers: {', '.join(f'{TITLES[p]} {n:,}' for p, n in counted.items())},"
         f" twice {report['provider_duplicates']:,}, missing {report['provider_missing']:,}"
     )
     out.print(f"  tokens deactivated {report['tokens_deactivated']:,}")
@@ -238,15 +274,26 @@ def up(env_file: Path, latency_ms: float, broker_url: str | None) -> None:
             env_file.unlink(missing_ok=True)
 
 
-@click.command(name="sample-devices", epilog="Example: pushq sample-devices --count 1000 > devices.csv")
+@click.command(
+    name="sample-devices",
+    epilog="Example: pushq sample-devices --count 1000 --platform fcm --platform hms > devices.csv",
+)
 @click.option("--count", type=click.IntRange(1, 100_000_000), default=1000, show_default=True)
 @click.option(
     "--dead-ratio", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of dead tokens."
 )
 @click.option("--app", "app_name", default=APP, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-def sample_devices(count: int, dead_ratio: float, app_name: str, seed: int) -> None:
+@platforms_option
+def sample_devices(
+    count: int, dead_ratio: float, app_name: str, seed: int, platforms: tuple[str, ...]
+) -> None:
     """Write generated devices as CSV to standard output; a mock provider calls the dead ones dead."""
     from pushq.demo.devices import generate, write_csv  # noqa: PLC0415
 
-    write_csv(sys.stdout, generate(count, dead_ratio, seed=seed), app=app_name, now=datetime.now(UTC))
+    write_csv(
+        sys.stdout,
+        generate(count, dead_ratio, seed=seed, platforms=platforms),
+        app=app_name,
+        now=datetime.now(UTC),
+    )

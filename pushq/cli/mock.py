@@ -51,7 +51,15 @@ Example:
 @click.option("--sandbox-port", type=click.IntRange(0, 65535), default=0)
 @click.option("--fcm-port", type=click.IntRange(0, 65535), default=0)
 @click.option("--oauth-port", type=click.IntRange(0, 65535), default=0)
+@click.option("--hms-port", type=click.IntRange(0, 65535), default=0)
+@click.option("--hms-oauth-port", type=click.IntRange(0, 65535), default=0)
 @click.option("--control-port", type=click.IntRange(0, 65535), default=0)
+@click.option(
+    "--proxy-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="An HTTP proxy that takes the providers' own names to this mock.",
+)
 @click.option(
     "--faults",
     "faults_file",
@@ -61,7 +69,7 @@ Example:
 @click.option("--seed", type=int, default=0, help="For faults and latencies drawn at random.")
 @click.option("--json", "as_json", is_flag=True, help="Print what is ready as one JSON object.")
 def mock(*, latency_spread: float, as_json: bool, **options: Any) -> None:
-    """Serve APNs, FCM and Google's OAuth on this machine until Ctrl-C.
+    """Serve APNs, FCM, HMS and the OAuth of the latter two on this machine until Ctrl-C.
 
     They speak TLS and HTTP/2, check what the real ones check, count per token what they accepted, and fail on demand.
     """
@@ -83,8 +91,10 @@ def _print_guide(ready: dict[str, Any]) -> None:
     click.echo(
         f"APNs     {ready['apns']['url']}  (sandbox {ready['apns']['sandbox_url']})\n"
         f"FCM      {ready['fcm']['url']}\n"
-        f"OAuth    {ready['oauth_url']}\n"
+        f"HMS      {ready['hms']['url']}\n"
+        f"OAuth    {ready['oauth_url']}  (HMS {ready['hms']['oauth_url']})\n"
         f"Control  {ready['control_url']}/stats\n"
+        f"Proxy    {ready['proxy_url']}  (HTTPS_PROXY, for senders whose endpoints cannot be set)\n"
         f"Use it   PUSHQ_CONFIG={ready['config_file']}\n"
         "Ctrl-C ends it."
     )

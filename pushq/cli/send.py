@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import uuid
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 from click.core import ParameterSource
 
 from pushq.cli.lazy import LazyGroup
+from pushq.cli.message import message_options, notification_of, read_json
 from pushq.cli.output import console, emit_json, json_option
 from pushq.cli.root import COMMANDS
 from pushq.errors import InvalidRequest
@@ -32,15 +33,7 @@ Examples:
   pushq send show 0d9c3f0e-6f0d-4d3e-8c3a-5a8a6f4a1b2c --watch""",
 )
 @click.option("--app", "app_name", help="Which app; may be left out when only one is configured.")
-@click.option("--title", help="What the phone shows first.")
-@click.option("--body", help="What the phone shows below it.")
-@click.option("--data", multiple=True, metavar="KEY=VALUE", help="For the app; may be repeated.")
-@click.option("--sound", help="Name of a sound, or 'default'.")
-@click.option("--badge", type=int, help="Number on the app's icon.")
-@click.option("--image", help="https address of a picture.")
-@click.option("--collapse-id", help="A later message with the same id replaces this one on the phone.")
-@click.option("--ttl", type=int, help="Seconds until the message is stale.")
-@click.option("--priority", type=click.Choice(["high", "normal"]), default="high", show_default=True)
+@message_options
 @click.option(
     "--segment", "segments", multiple=True, help="Who gets it; 'all' is everybody. May be repeated."
 )
@@ -59,6 +52,18 @@ Examples:
 @click.option("--retry-initial-delay", type=float, help="Seconds before the second try; doubles with each.")
 @click.option("--retry-max-delay", type=float, help="Seconds that the doubling ends at.")
 @click.option(
+    "--values",
+    "values_file",
+    type=click.File(encoding="utf-8"),
+    metavar="FILE",
+    help='With --user: placeholders\' values as JSON, {"42": {"first_name": "Ada"}}.',
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Send nothing: check the message, let the providers check it, and count the audience.",
+)
+@click.option(
     "--wait", is_flag=True, help="Show progress until the last outcome; exit code 1 when the send failed."
 )
 @click.option(
@@ -68,16 +73,8 @@ Examples:
 @click.pass_context
 def send(
     ctx: click.Context,
+    /,
     app_name: str | None,
-    title: str | None,
-    body: str | None,
-    data: tuple[str, ...],
-    sound: str | None,
-    badge: int | None,
-    image: str | None,
-    collapse_id: str | None,
-    ttl: int | None,
-    priority: str,
     segments: tuple[str, ...],
     excluded: tuple[str, ...],
     users: tuple[int, ...],
@@ -91,7 +88,10 @@ def send(
     retry_max_delay: float | None,
     wait: bool,
     timeout: float,
+    dry_run: bool,
+    values_file: TextIO | None,
     as_json: bool,
+    **message: Any,
 ) -> None:
     """Send one notification to an audience; or, with a COMMAND, look at a send or steer it."""
     if ctx.invoked_subcommand is not None:
@@ -103,18 +103,7 @@ def send(
         return
     from pushq import send_broadcast, send_notification  # noqa: PLC0415
 
-    notification: dict[str, Any] = {
-        "title": title,
-        "body": body,
-        "data": dict(_pair(item) for item in data),
-        "sound": sound,
-        "badge": badge,
-        "image": image,
-        "collapse_id": collapse_id,
-        "priority": priority,
-    }
-    if ttl is not None:
-        notification["ttl"] = ttl
+    notification = notification_of(message)
     options: dict[str, Any] = {"app": app_name, "idempotency_key": idempotency_key, "send_at": send_at}
     if guarantee is not None:
         options["guarantee"] = guarantee
@@ -125,7 +114,10 @@ def send(
             raise InvalidRequest("--user", "users and segments together", "one of the two")
         task = send_notification
         arguments: dict[str, Any] = {"user_ids": list(users), "platforms": list(platforms) or None}
+        arguments["values"] = read_json(values_file, "--values")
     else:
+        if values_file is not None:
+            raise InvalidRequest("--values", "values without --user", "the users that they belong to")
         task = send_broadcast
         audience = {
             "segments": list(segments),
@@ -135,7 +127,11 @@ def send(
         arguments = {"audience": {key: value for key, value in audience.items() if value}}
     arguments |= {"notification": notification, **options}
     # A shell user is told at once what the broadcast worker could only write into the ledger.
-    _check_here(task.checked((), arguments))
+    submission = task.checked((), arguments)
+    if dry_run:
+        _rehearse(submission, as_json)
+        return
+    _check_here(submission)
     send_id = uuid.UUID(task.apply_async(kwargs=arguments).id)
     if not wait:
         if as_json:
@@ -144,13 +140,6 @@ def send(
             click.echo(f"accepted: {send_id}\nsee: pushq show {send_id}")
         return
     _follow(send_id, timeout, as_json)
-
-
-def _pair(item: str) -> tuple[str, str]:
-    key, separator, value = item.partition("=")
-    if not separator or not key:
-        raise InvalidRequest("--data", repr(item), "KEY=VALUE")
-    return key, value
 
 
 def _check_here(submission: Any) -> None:
@@ -163,6 +152,13 @@ def _check_here(submission: Any) -> None:
     sendable_platforms(submission, settings.apps[app], app)
     with database() as opened, opened.begin() as connection:
         select_devices(connection, app, submission.audience)
+
+
+def _rehearse(submission: Any, as_json: bool) -> None:
+    from pushq.cli.rehearsal import report  # noqa: PLC0415
+
+    if not report(submission, as_json=as_json):
+        sys.exit(1)
 
 
 def _follow(send_id: uuid.UUID, timeout: float, as_json: bool) -> None:

@@ -24,11 +24,12 @@ from rich.table import Table
 from pushq.cli.output import console, emit_json, json_option, table_console
 from pushq.database import Database
 from pushq.errors import InvalidRequest
+from pushq.platforms import PLATFORMS
 from pushq.redis_client import open_redis
 from pushq.settings import load
 from pushq.tokens import importing, lookup, registration, statistics
 from pushq.tokens.cache import TokenCache
-from pushq.tokens.device import ENVIRONMENTS, PLATFORMS, parse_device
+from pushq.tokens.device import ENVIRONMENTS, parse_device
 
 #: Width of a full bar in `pushq tokens stats`, in characters.
 BAR = 20

@@ -13,16 +13,17 @@ import click
 
 from pushq import __version__, logs
 from pushq.cli.parent import end_with
+from pushq.platforms import PLATFORMS
 from pushq.settings import Settings, load
 
 log = logging.getLogger("pushq.worker")
 
 #: Batches that one process works on at the same time.
-DEFAULT_CONCURRENCY = {"core": 16, "apns": 16, "fcm": 16}
+DEFAULT_CONCURRENCY = dict.fromkeys(("core", *PLATFORMS), 16)
 
 
 @click.command(epilog="Example: pushq worker apns --concurrency 16")
-@click.argument("kind", type=click.Choice(["core", "apns", "fcm"]))
+@click.argument("kind", type=click.Choice(["core", *PLATFORMS]))
 @click.option(
     "--concurrency", "-c", type=click.IntRange(1, 1000), help="Batches at the same time (default: 16)."
 )
@@ -47,7 +48,7 @@ def worker(
 ) -> None:
     """Run a worker until SIGTERM, which lets running batches finish or hands them back, within PUSHQ_SHUTDOWN_GRACE seconds.
 
-    core plans sends, buries dead letters, sweeps and cleans; apns and fcm deliver. A process delivers to one provider only.
+    core plans sends, buries dead letters, sweeps and cleans; apns, fcm and hms deliver. A process delivers to one provider only.
     """
     from celery.signals import worker_ready, worker_shutting_down  # noqa: PLC0415
     from kombu.exceptions import OperationalError  # noqa: PLC0415

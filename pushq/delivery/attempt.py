@@ -6,7 +6,7 @@ No I/O here: :mod:`pushq.delivery.run` feeds it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -20,6 +20,10 @@ Judge = Callable[[Answer], Verdict]
 
 #: Before the reason of a dead letter: refused, but nothing proves that it is not our set-up that is wrong.
 UNPROVEN: Final = "guarded_unproven_"
+
+
+#: So many that blame either the token or the message, and nobody who was reached: it is the message.
+ENOUGH_DOUBTS: Final = 100
 
 
 def _codes(**outcomes: Outcome) -> bytes:
@@ -94,6 +98,7 @@ class Attempt:
             rejections.
         reauthenticate: a burst whose credential was refused as expired.
         not_sent: why requests were never written, or surely not processed.
+        personal: recipients get messages of their own, so that what became of one says nothing about another's.
     """
 
     outcomes: bytearray
@@ -111,7 +116,10 @@ class Attempt:
     halted: Verdict | None = None
     reauthenticate: Burst | None = None
     not_sent: str | None = None
+    personal: bool = False
     _parts: list[_Part] = field(default_factory=list)
+    _doubtful: dict[int, Verdict] = field(default_factory=dict)
+    _throttled: list[float] = field(default_factory=list)
 
     def pending(self) -> list[int]:
         """Positions that have no final outcome."""
@@ -121,6 +129,12 @@ class Attempt:
 
     def add(self, burst: Burst, positions: Sequence[int]) -> None:
         self._parts.append(_Part(burst, positions))
+
+    def refuse(self, refused: Mapping[int, str]) -> None:
+        """No request is made for these recipients: by position, why not."""
+        for position, reason in refused.items():
+            self.outcomes[position] = Outcome.REJECTED
+            self.dead.append(DeadLetter(position, Outcome.REJECTED, None, reason, None))
 
     def open_bursts(self) -> list[Burst]:
         return [part.burst for part in self._parts if not part.finished]
@@ -137,6 +151,9 @@ class Attempt:
             if not part.finished:
                 part.finished = part.burst.wait(0)
                 spans += self._take(part, judge)
+        ended = not self.open_bursts()
+        self._settle_doubts(ended=ended)
+        self._settle_throttling(ended=ended)
         return spans
 
     def _take(self, part: _Part, judge: Judge) -> Iterator[tuple[int, bytes]]:
@@ -163,7 +180,7 @@ class Attempt:
         for letter in self.dead:
             # The translation above knows nothing of answers judged before.
             self.outcomes[letter.position] = letter.outcome
-        for position in self.guarded:
+        for position in (*self.guarded, *self._doubtful):
             self.outcomes[position] = Outcome.PENDING
         if part.finished:
             self._note_unanswered(part, codes)
@@ -209,7 +226,11 @@ class Attempt:
 
     def _apply(self, position: int, verdict: Verdict, burst: Burst) -> None:
         effect = verdict.effect
-        if effect is Effect.TOKEN_DEAD and verdict.guarded:
+        if verdict.doubtful:
+            self.outcomes[position] = Outcome.PENDING
+            self.failures.pop(position, None)
+            self._doubtful[position] = verdict
+        elif effect is Effect.TOKEN_DEAD and verdict.guarded:
             self.outcomes[position] = Outcome.PENDING
             self.failures.pop(position, None)
             self.guarded[position] = verdict
@@ -229,8 +250,35 @@ class Attempt:
             self.reauthenticate = burst
         else:
             self.failures[position] = Failure(verdict.reason, verdict.status, verdict.wait_s)
-            if verdict.status == 429 and verdict.scope is Scope.PROVIDER:
+            if verdict.flow_control:
                 self.hold_off_s = max(self.hold_off_s, verdict.wait_s)
+            elif verdict.status == 429 and verdict.scope is Scope.PROVIDER:
+                self._throttled.append(verdict.wait_s)
+
+    def _settle_doubts(self, *, ended: bool) -> None:
+        """Blame the tokens where the same message was taken for others, else the message: once all have ended, or many agree."""
+        if self.personal:
+            doubts, self._doubtful = self._doubtful, {}
+            for position, verdict in doubts.items():
+                self._bury(position, Outcome.REJECTED, verdict)
+        elif self._doubtful and Outcome.ACCEPTED in self.outcomes:
+            for position, verdict in self._doubtful.items():
+                self.guarded[position] = replace(
+                    verdict, effect=Effect.TOKEN_DEAD, scope=Scope.RECIPIENT, guarded=True, doubtful=False
+                )
+            self._doubtful.clear()
+        elif ended or len(self._doubtful) >= ENOUGH_DOUBTS:
+            doubts, self._doubtful = self._doubtful, {}
+            for position, verdict in doubts.items():
+                self._bury(position, Outcome.REJECTED, verdict)
+                self.halted = self.halted or verdict
+
+    def _settle_throttling(self, *, ended: bool) -> None:
+        """One 429 among answers that were accepted is about that device; several, or nothing else, are about everybody."""
+        if len(self._throttled) > 1 or (self._throttled and ended and not self.counts().accepted):
+            self.hold_off_s = max(self.hold_off_s, *self._throttled)
+            # Reported; the next one is not alone.
+            self._throttled = [0.0]
 
     def _bury(self, position: int, outcome: Outcome, verdict: Verdict) -> None:
         self.final += 1

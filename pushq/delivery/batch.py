@@ -30,6 +30,8 @@ log = logging.getLogger("pushq.delivery")
 
 #: A batch that cannot be worked on because Redis or a credential is not to be had comes back after this.
 POSTPONE_S: Final = 5.0
+#: A batch whose credential was refused, and has been replaced meanwhile, comes back after this.
+RENEWED_S: Final = 1.0
 #: So often a journal is read anew because somebody wrote to it before it could be replaced.
 OPEN_TRIES: Final = 3
 
@@ -74,8 +76,9 @@ class BatchRun:
         try:
             sending.deliver()
         except CredentialRefused as exc:
-            self._guard(client, attempt)
-            return self._hold(str(exc), attempt)
+            if not self._renewed(client, sending):
+                self._guard(client, attempt)
+                return self._hold(str(exc), attempt)
         except (CredentialUnavailable, PoolSaturated, PoolClosed) as exc:
             error = str(exc)
         return self._settle(client, attempt, sending, error)
@@ -141,15 +144,17 @@ class BatchRun:
             try:
                 client.reauthenticate(attempt.reauthenticate)
             except CredentialRefused as exc:
-                return self._hold(str(exc), attempt)
+                if not self._renewed(client, sending):
+                    return self._hold(str(exc), attempt)
             except PushqError as exc:
                 error = str(exc)
-        if suspicion is not None:
+        if suspicion is not None and not self._renewed(client, sending):
             return self._hold(suspicion, attempt)
         if attempt.halted is not None:
-            if attempt.halted.effect is Effect.CONFIGURATION:
+            if attempt.halted.effect is not Effect.CONFIGURATION:
+                self._stop(attempt.halted)
+            elif not self._renewed(client, sending):
                 return self._hold(client.explain(attempt.halted), attempt)
-            self._stop(attempt.halted)
         attempts, conclusion = self._conclude(attempt, sending.again_in)
         if error is None and conclusion.retry_in is not None and sending.why != "paused":
             not_sent = sending.why or attempt.not_sent
@@ -158,6 +163,14 @@ class BatchRun:
             elif not_sent is not None:
                 error = f"{self._lease.platform}: not sent ({not_sent}); will be tried again"
         return self._write(attempt, attempts, conclusion, error)
+
+    def _renewed(self, client: ProviderClient, sending: Sending) -> bool:
+        """Whether what was refused is out of use by now: then the batch comes back to be sent with what replaced it."""
+        if sending.why == "renewed" or self._d.renewed((self._send.app, self._lease.platform), client):
+            sending.again_in, sending.why = RENEWED_S, "renewed"
+            log.info("set_up_renewed")
+            return True
+        return False
 
     def _guard(self, client: ProviderClient, attempt: Attempt) -> str | None:
         """Decide about rejections that a wrong set-up causes as well. Returns why the send has to be held, if it has."""

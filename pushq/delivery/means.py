@@ -19,7 +19,11 @@ from pushq.tokens.cache import TokenCache
 
 @dataclass(frozen=True)
 class Means:
-    """See :class:`pushq.delivery.run.Delivery`."""
+    """See :class:`pushq.delivery.run.Delivery`.
+
+    Attributes:
+        renewed: whether the configuration has another client for this app and platform by now; looks at the files.
+    """
 
     database: Database
     journal: Journal
@@ -31,6 +35,7 @@ class Means:
     drain: Drain
     clock: Callable[[], datetime]
     random: Callable[[], float]
+    renewed: Callable[[tuple[str, str], ProviderClient], bool] = lambda key, client: False
 
 
 @dataclass(frozen=True)

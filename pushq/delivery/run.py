@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -19,7 +20,9 @@ from pushq.delivery.drain import Drain
 from pushq.delivery.gate import Gate, OpenGate
 from pushq.delivery.leases import LeaseKeeper
 from pushq.delivery.means import Means, Step
+from pushq.delivery.present import Present
 from pushq.delivery.watch import SendWatch
+from pushq.http2.greenlets import Task
 from pushq.ledger import batches, due, sends
 from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.journal import Journal
@@ -36,6 +39,8 @@ log = logging.getLogger("pushq.delivery")
 #: How long a message waits while a suspect runs here, for it may be about another one; and when it comes again if in vain.
 SUSPECT_WAIT_S: Final = 3.0
 SUSPECT_AGAIN_S: Final = 2.0
+#: What a client that nobody uses any more gets for its last answers. Its batches have ended, so there should be none.
+RETIRE_S: Final = 10.0
 _KEPT_SENDS: Final = 256
 
 
@@ -46,6 +51,7 @@ class Delivery:
         clients: by app and platform.
         guard: decides about rejections that a wrong set-up of ours causes as well.
         gate: is asked before requests go out; default: everything is allowed.
+        look: looks at the configuration now and, if it has changed, calls :meth:`replace` before it returns.
         clock: the present time, UTC.
         random: returns a number from [0, 1), for the jitter.
     """
@@ -61,19 +67,50 @@ class Delivery:
         guard: TokenGuard,
         *,
         gate: Gate | None = None,
+        look: Callable[[], object] = lambda: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Callable[[], float],
     ) -> None:
         self.drain = Drain()
-        self._means = Means(
-            database, journal, cache, clients, settings, gate or OpenGate(), guard, self.drain, clock, random
+        means = Means(
+            database,
+            journal,
+            cache,
+            clients,
+            settings,
+            gate or OpenGate(),
+            guard,
+            self.drain,
+            clock,
+            random,
+            self._renewed,
         )
+        self._present, self._look = Present(means, _retire), look
         self._leases, self._watch = leases, SendWatch(database)
         self._sends: dict[uuid.UUID, Send] = {}
         self._suspect = threading.Lock()
 
+    @property
+    def _means(self) -> Means:
+        return self._present.means
+
     def close(self) -> None:
         self._watch.close()
+
+    def replace(self, clients: Mapping[tuple[str, str], ProviderClient], guard: TokenGuard) -> None:
+        """Deliver with these from the next batch on.
+
+        Running batches end with what they began with. A client that is not among the new ones is closed after the last of them.
+        """
+        self._present.replace(replace(self._means, clients=clients, guard=guard))
+
+    def clients(self) -> list[ProviderClient]:
+        """Every client that may still have work, replaced ones with running batches included."""
+        return self._present.clients()
+
+    def _renewed(self, key: tuple[str, str], client: ProviderClient) -> bool:
+        self._look()
+        return self._means.clients.get(key) is not client
 
     def run(self, send_id: uuid.UUID, batch_no: int) -> Step:
         """Deliver what is open in a batch. Safe to call any number of times, from anywhere.
@@ -118,8 +155,11 @@ class Delivery:
             except Exception as exc:
                 self._hand_back(lease, exc)
                 raise
+            if (send.app, lease.platform) not in self._means.clients:
+                self._look()  # its app may have been added a moment ago
             try:
-                return BatchRun(self._means, lease, send, watched).go()
+                with self._present.hold() as means:
+                    return BatchRun(means, lease, send, watched).go()
             except Fenced as exc:
                 log.warning("batch_fenced", extra={"reason": str(exc)})
                 return Step()
@@ -143,3 +183,8 @@ class Delivery:
             while len(self._sends) > _KEPT_SENDS:
                 del self._sends[next(iter(self._sends))]
         return send
+
+
+def _retire(client: ProviderClient) -> None:
+    log.info("client_retired", extra={"platform": client.platform})
+    Task(lambda: client.close(RETIRE_S))

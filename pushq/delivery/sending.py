@@ -7,26 +7,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import redis
 
 from pushq.delivery.attempt import Attempt
+from pushq.delivery.composing import compose, values_of
 from pushq.delivery.counting import Counting
 from pushq.delivery.means import Means
 from pushq.delivery.spans import RequestSpans
 from pushq.delivery.watch import Watched
-from pushq.http2 import NO_CONNECTION, Answer, Burst, Code, Pool, PoolClosed, PoolSaturated
+from pushq.http2 import NO_CONNECTION, Answer, Burst, Code, PoolClosed, PoolSaturated
 from pushq.http2.greenlets import pause
 from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.outcomes import Outcome
 from pushq.ledger.sends import Send
+from pushq.notification import Notification
 from pushq.providers.answers import Effect, Scope, Verdict
-from pushq.providers.client import Message, ProviderClient
+from pushq.providers.client import ProviderClient, RequestPool
+from pushq.rendering.contents import Renderer, Values
+from pushq.tokens.cache import Resolved
 
 log = logging.getLogger("pushq.delivery")
 
-#: Requests per burst: one claim, one submission and about one journal write each.
+#: Devices per burst, where the provider has no size of its own: one claim, one submission and about one journal write each.
 CHUNK: Final = 500
 #: How often a running batch looks for answers when no burst has finished, and whether it may still send.
 COLLECT_S: Final = 0.1
@@ -84,12 +89,13 @@ class Sending:
         #: A probe for the breaker: to be sent, and sent.
         self._probing = False
         self._probe: Burst | None = None
+        #: The last refusal that was logged: one answer may be that of many recipients.
+        self._logged: Answer | None = None
         self.sent_at = means.clock()
-        collapse = send.notification.collapse_id
-        if collapse is None and not send.at_most_once:
-            # A repetition must replace its first copy on the phone.
-            collapse = send.id.hex
-        self._message = Message(send.id, send.notification, send.expires_at, collapse)
+        self._message, composed = compose(send, lease.platform)
+        #: None: everybody gets the same, as ``_message`` says it.
+        self._renderer = Renderer(composed, client.format(self._message)) if composed.personal else None
+        attempt.personal = composed.personal
 
     def deliver(self) -> None:
         """Send to everybody who is open and whose time has come, and wait for the answers.
@@ -106,26 +112,40 @@ class Sending:
         whole = len(positions) == len(lease.user_ids)
         users = lease.user_ids if whole else [lease.user_ids[i] for i in positions]
         devices = lease.device_ids if whole else [lease.device_ids[i] for i in positions]
-        resolved = self._d.cache.resolve(lease.platform, users, devices, self._send.app)
-        by_environment: dict[str, tuple[list[int], list[bytes]]] = {}
-        for position, token, environment in zip(
-            positions, resolved.tokens, resolved.environments, strict=True
+        resolved = self._resolve(users, devices)
+        by_environment: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
+        for row, (position, token, environment) in enumerate(
+            zip(positions, resolved.tokens, resolved.environments, strict=True)
         ):
             if token is None or environment is None:
                 self._attempt.outcomes[position] = Outcome.SUPPRESSED
                 continue
             group = by_environment.get(environment)
             if group is None:
-                group = by_environment[environment] = [], []
+                group = by_environment[environment] = [], [], []
             group[0].append(position)
             group[1].append(token)
+            group[2].append(row)
         try:
-            for environment, (where, tokens) in by_environment.items():
-                if not self._submit(self._client.pool(environment), where, tokens):
+            for environment, (where, tokens, rows) in by_environment.items():
+                self._message = replace(self._message, environment=environment)
+                pool = self._client.pool(environment)
+                if self._renderer is None:
+                    goes_on = self._submit(pool, where, tokens)
+                else:
+                    goes_on = self._submit_rendered(self._renderer, pool, where, tokens, resolved, rows)
+                if not goes_on:
                     break
         finally:
             self._await()
             self._spans.look(everything=True)
+
+    def _resolve(self, users: list[int], devices: list[int]) -> Resolved:
+        target, count = self._send.target, len(users)
+        if target is None:
+            return self._d.cache.resolve(self._lease.platform, users, devices, self._send.app)
+        # The provider knows the devices: the request names the target, and no token.
+        return Resolved([b""] * count, [target.environment] * count, [None] * count, [None] * count)
 
     def _due(self) -> list[int]:
         """Open recipients whose own wait is over."""
@@ -135,11 +155,59 @@ class Sending:
         # What was slept for the batch has passed for everybody in it; waits are whole milliseconds.
         return [position for position in pending if waits[position] <= self._lease.early_s + 0.001]
 
-    def _submit(self, pool: Pool, positions: list[int], tokens: list[bytes]) -> bool:
+    def _submit_rendered(
+        self,
+        renderer: Renderer[Notification],
+        pool: RequestPool,
+        positions: list[int],
+        tokens: list[bytes],
+        resolved: Resolved,
+        rows: list[int],
+    ) -> bool:
+        """As :meth:`_submit`, with what each recipient gets; who can get nothing is refused without a request.
+
+        Args:
+            rows: where each of them stands in ``resolved``.
+        """
+        # Chunk by chunk: the contents of a whole batch would be megabytes.
+        step = self._client.chunk or CHUNK
+        for start in range(0, len(positions), step):
+            where, part = positions[start : start + step], rows[start : start + step]
+            rendered = renderer.render(
+                [resolved.languages[row] for row in part], self._values(where, resolved, part), len(part)
+            )
+            refused, kept = rendered.refused, list(range(len(part)))
+            if refused:
+                self._attempt.refuse({where[index]: reason for index, reason in refused.items()})
+                kept = [index for index in kept if index not in refused]
+            contents = [content for content in rendered.contents if content is not None]
+            if not self._submit(
+                pool, [where[index] for index in kept], [tokens[start + index] for index in kept], contents
+            ):
+                return False
+        return True
+
+    def _values(self, positions: list[int], resolved: Resolved, rows: list[int]) -> list[Values | None]:
+        """What is known of these recipients: their devices' attributes, and over them what the call says."""
+        send, users = self._send, self._lease.user_ids
+        if not send.values:
+            return [resolved.attributes[row] for row in rows]
+        return [
+            values_of(send, users[position], resolved.attributes[row])
+            for position, row in zip(positions, rows, strict=True)
+        ]
+
+    def _submit(
+        self,
+        pool: RequestPool,
+        positions: list[int],
+        tokens: list[bytes],
+        contents: list[bytes] | None = None,
+    ) -> bool:
         """False: the rest of the batch is not to be sent now."""
         devices, start = self._lease.device_ids, 0
         while start < len(positions):
-            size = self._permits(pool, min(CHUNK, len(positions) - start))
+            size = self._permits(pool, min(self._client.chunk or CHUNK, len(positions) - start))
             if not size:
                 return False
             where = positions[start : start + size]
@@ -148,6 +216,7 @@ class Sending:
                 tokens[start : start + size],
                 [devices[position] for position in where],
                 self._d.clock(),
+                None if contents is None else contents[start : start + size],
             )
             start += size
             if self._probing:
@@ -164,7 +233,7 @@ class Sending:
             self._collect()
         return True
 
-    def _permits(self, pool: Pool, want: int) -> int:
+    def _permits(self, pool: RequestPool, want: int) -> int:
         """How many requests may go out now; waits a little for them. 0: none, for longer than it is worth waiting."""
         waited = 0.0
         while (queued := pool.stats().queued) > HEADROOM:
@@ -296,7 +365,9 @@ class Sending:
     def _judge(self, answer: Answer) -> Verdict:
         verdict = self._client.judge(answer, sent_at=self.sent_at, now=self._d.clock())
         # What speaks about one recipient is in the dead letters; a line each would drown the log.
-        if verdict.scope is not Scope.RECIPIENT and verdict.effect is not Effect.RETRY:
+        told = answer is self._logged or verdict.effect is Effect.RETRY
+        if verdict.scope is not Scope.RECIPIENT and not told:
+            self._logged = answer
             log.warning(
                 "provider_refused",
                 extra={

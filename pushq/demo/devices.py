@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha512
@@ -32,6 +32,9 @@ _LANGUAGES: Final = (
     ("ja", "JP"),
     ("de", "AT"),
 )
+#: What the demo has unless it is asked for more.
+DEFAULT_PLATFORMS: Final = ("apns", "fcm")
+_OF_SIX: Final = {"apns": 3, "fcm": 2, "hms": 1}
 _VERSIONS: Final = ("3.9.1", "4.0.0", "4.1.0", "4.2.0", "4.2.1")
 
 
@@ -46,18 +49,26 @@ class Device:
     dead: bool
 
 
-def generate(count: int, dead_ratio: float, *, seed: int = 0) -> Iterator[Device]:
-    """``count`` devices, three of five on APNs and two on FCM; every tenth user has two of them.
+def generate(
+    count: int, dead_ratio: float, *, seed: int = 0, platforms: Sequence[str] = DEFAULT_PLATFORMS
+) -> Iterator[Device]:
+    """``count`` devices, of which every tenth user has two; of six, three are on APNs, two on FCM and one on HMS.
 
     Exactly ``int(count * dead_ratio)`` tokens are dead, spread evenly.
+
+    Args:
+        platforms: some of those; the others' devices are left out.
     """
+    wheel = [platform for platform in platforms for _ in range(_OF_SIX[platform])]
     for number in range(count):
         digest = sha512(f"{seed}:{number}".encode()).hexdigest()
         dead = int((number + 1) * dead_ratio) > int(number * dead_ratio)
-        if number % 5 < 3:
-            platform, token = "apns", digest[:64]
-        else:
-            platform, token = "fcm", f"{digest[:22]}:APA91b{digest}"
+        platform = wheel[number % len(wheel)]
+        token = {
+            "apns": digest[:64],
+            "fcm": f"{digest[:22]}:APA91b{digest}",
+            "hms": f"IQAAAACy0{digest[:121]}",
+        }[platform]
         if dead:
             token = DEAD_PREFIX + token[len(DEAD_PREFIX) :]
         yield Device(number, number * 10 // 11 + 1, platform, token, dead)

@@ -29,7 +29,7 @@ class Fleet:
     Args:
         environment: the PUSHQ_ variables; this process's own are not inherited.
         folder: for their logs (``core.log`` and so on).
-        workers: which of ``core``, ``apns``, ``fcm``.
+        workers: which of ``core``, ``apns``, ``fcm``, ``hms``.
         beat: whether the clock runs as well; without it nothing is swept.
         own: more PUSHQ_ variables of single processes, by their name: ports cannot be shared.
 

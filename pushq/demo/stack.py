@@ -8,11 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from pushq.demo.fleet import WORKERS, Fleet
+from pushq.demo.fleet import Fleet
 from pushq.embedded import Services
 from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.ledger import schema
 from pushq.mock import MockProcess
+from pushq.platforms import PLATFORMS
 
 
 class Stack:
@@ -23,8 +24,9 @@ class Stack:
         latency_ms: how long the mock providers take for an answer.
         broker_url: another broker than the embedded Redis.
         rabbitmq: start a private RabbitMQ as the broker; it has to be installed.
-        workers: which kinds to start at once; more can be spawned on ``fleet``.
+        workers: which kinds to start at once (default: core and one of each platform); more can be spawned on ``fleet``.
         settings: further PUSHQ_ variables for the workers.
+        platforms: those that get a worker.
         say: called with what is going on, for people.
 
     Attributes:
@@ -42,13 +44,15 @@ class Stack:
         latency_ms: float = 80.0,
         broker_url: str | None = None,
         rabbitmq: bool = False,
-        workers: Sequence[str] = WORKERS,
+        workers: Sequence[str] | None = None,
         settings: Mapping[str, str] | None = None,
+        platforms: Sequence[str] = PLATFORMS,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._parent, self._latency_ms, self._broker_url = parent, latency_ms, broker_url
         self._settings, self._say = dict(settings or {}), say
-        self._wants_rabbitmq, self._workers = rabbitmq, tuple(workers)
+        self._wants_rabbitmq = rabbitmq
+        self._workers = ("core", *platforms) if workers is None else tuple(workers)
         self._open = ExitStack()
         self.environment: dict[str, str] = {}
         self.rabbitmq: RabbitMqServer | None = None
@@ -64,7 +68,7 @@ class Stack:
                 self._broker_url = self.rabbitmq.url()
             self.folder = self.services.folder / "pushq"
             self.folder.mkdir(mode=0o700)
-            self._say("starting the mock providers: APNs and FCM over TLS and HTTP/2")
+            self._say("starting the mock providers: APNs, FCM and HMS over TLS and HTTP/2")
             self.mock = opening.enter_context(MockProcess(self.folder / "mock", latency_ms=self._latency_ms))
             self.environment = {
                 **self.services.environment(),

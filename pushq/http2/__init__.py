@@ -4,6 +4,7 @@ Greenlets wait, so a process that uses a :class:`Pool` runs its other work in gr
 """
 
 from pushq.http2.burst import Answer, Burst, Code
+from pushq.http2.client_certificate import ClientCertificate, read_client_certificate
 from pushq.http2.errors import BurstMisused, Http2Error, PoolClosed, PoolSaturated
 from pushq.http2.events import GoAwayReceived
 from pushq.http2.figures import ConnectionState, ConnectionStats, PoolObserver, PoolStats
@@ -18,6 +19,7 @@ __all__ = [
     "Answer",
     "Burst",
     "BurstMisused",
+    "ClientCertificate",
     "Code",
     "ConnectionState",
     "ConnectionStats",
@@ -34,4 +36,5 @@ __all__ = [
     "Proxy",
     "Reason",
     "never",
+    "read_client_certificate",
 ]

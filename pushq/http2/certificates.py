@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 
 from pushq.errors import SettingsError
+from pushq.http2.client_certificate import read_client_certificate
 from pushq.http2.settings import Origin
 
 _log = logging.getLogger("pushq.http2")
@@ -48,7 +49,8 @@ class TlsContext:
 
 
 def _files(origin: Origin) -> list[Path]:
-    return [path for path in (origin.ca_file, origin.client_cert, origin.client_key) if path is not None]
+    named = (origin.ca_file, origin.client_cert, origin.client_key, origin.client_password)
+    return [path for path in named if path is not None]
 
 
 def _stamps(origin: Origin) -> list[_Stamp]:
@@ -74,13 +76,11 @@ def _make(origin: Origin) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["h2"])
     if origin.client_cert is not None:
+        certificate = read_client_certificate(origin.client_cert, origin.client_key, origin.client_password)
         try:
-            context.load_cert_chain(
-                origin.client_cert, origin.client_key, password=lambda: ""
-            )  # never a prompt on the terminal
+            certificate.load_into(context)
         except (OSError, ssl.SSLError) as error:
             raise SettingsError(
-                f"client_cert {origin.client_cert}, client_key {origin.client_key}: "
-                f"{error}; expected a PEM certificate and its unencrypted key"
+                f"client_cert {origin.client_cert}: {error}; expected a certificate and key that OpenSSL takes"
             ) from error
     return context

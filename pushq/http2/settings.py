@@ -16,7 +16,8 @@ class Origin:
     Attributes:
         ca_file: PEM with the authorities to trust instead of the system's.
         server_name: what the certificate must be for, if not ``host``.
-        client_cert, client_key: PEM files for TLS client authentication.
+        client_cert, client_key: for TLS client authentication: PEM, or a .p12 file and no key.
+        client_password: file with the password of the .p12 file or of the key.
     """
 
     host: str
@@ -25,6 +26,7 @@ class Origin:
     server_name: str | None = None
     client_cert: Path | None = None
     client_key: Path | None = None
+    client_password: Path | None = None
 
     @property
     def authority(self) -> bytes:

@@ -63,9 +63,12 @@ def plan_page(database: Database, settings: Settings, send_id: uuid.UUID, shard_
         if shard is None or shard.done or shard.state != "planning":
             return Page([], done=True)
         app, audience, platforms = sends.audience_of(connection, send_id)
-        scanned, matched = _insert_page(
-            connection, settings, send_id, shard_no, shard, app, audience, platforms
-        )
+        if audience.target is not None:
+            scanned, matched = _insert_target(connection, send_id, shard_no, audience.target.platform)
+        else:
+            scanned, matched = _insert_page(
+                connection, settings, send_id, shard_no, shard, app, audience, platforms
+            )
         done = scanned < shard.scan_limit
         connection.execute(
             text(
@@ -165,6 +168,25 @@ def _insert_page(
         },
     ).one()
     return int(row.scanned), int(row.matched)
+
+
+def _insert_target(
+    connection: Connection, send_id: uuid.UUID, shard_no: int, platform: str
+) -> tuple[int, int]:
+    """The one batch of a send to a topic, condition or channel. Its recipient has the ids 0, which no user and no device has."""
+    connection.execute(
+        text(
+            """
+            WITH inserted AS (
+                INSERT INTO send_batches (send_id, batch_no, platform, recipients, user_ids, device_ids)
+                VALUES (:send, :shard, :platform, 1, '{0}', '{0}')
+            )
+            UPDATE send_shards SET next_seq = 1, matched = 1 WHERE send_id = :send AND shard_no = :shard
+            """
+        ),
+        {"send": send_id, "shard": shard_no, "platform": platform},
+    )
+    return 0, 1
 
 
 def finish_planning(connection: Connection, send_id: uuid.UUID) -> None:

@@ -19,7 +19,8 @@ from pushq.errors import InvalidRequest
 from pushq.ledger.outcomes import COLUMNS, Outcome
 from pushq.ledger.sends import FINAL_STATES, WrongState, lock
 from pushq.notification import parse_notification
-from pushq.submission import PLATFORMS, lifetime
+from pushq.platforms import PLATFORMS
+from pushq.submission import lifetime
 
 log = logging.getLogger("pushq.sends")
 

@@ -21,8 +21,10 @@ from pushq.errors import InvalidRequest, PushqError
 from pushq.ledger.orders import Order, PlanShard
 from pushq.ledger.outcomes import COLUMNS, Outcome
 from pushq.notification import Notification, parse_notification
+from pushq.providers.apns import request as apns_request
+from pushq.providers.target import Target, parse_target
 from pushq.settings import AppSettings, RetrySettings, Settings
-from pushq.submission import PLATFORMS, Submission
+from pushq.submission import Submission, lifetime
 
 log = logging.getLogger("pushq.sends")
 
@@ -77,6 +79,8 @@ class Send:
         rate: requests per second when it was read; it may be changed at any time, without a new version.
         retry: what differs from the configured retry policy (see :meth:`policy`).
         trust_rejections: an operator says that mass rejections of this send's tokens are true.
+        values: by user id, what the call says of him, for placeholders.
+        target: whom it goes to, if not to devices: then there is one batch, with the one recipient (0, 0).
     """
 
     id: uuid.UUID
@@ -90,6 +94,13 @@ class Send:
     retry: Mapping[str, float] = field(default_factory=dict)
     trust_rejections: bool = False
     version: int = 0
+    values: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    target: Target | None = None
+
+    @property
+    def starts_at(self) -> datetime:
+        """When it was due: when it was called, or the time it was called for."""
+        return self.expires_at - lifetime(self.notification)
 
     @property
     def at_most_once(self) -> bool:
@@ -119,7 +130,7 @@ def resolve_app(app: str | None, apps: Mapping[str, AppSettings]) -> str:
 
 def sendable_platforms(submission: Submission, app: AppSettings, name: str) -> tuple[str, ...]:
     """Platforms to plan for: those asked for, or all that the app is configured for."""
-    configured = tuple(p for p in PLATFORMS if getattr(app, p) is not None)
+    configured = tuple(app.platforms())
     for platform in submission.audience.platforms:
         if platform not in configured:
             raise InvalidRequest(
@@ -127,7 +138,11 @@ def sendable_platforms(submission: Submission, app: AppSettings, name: str) -> t
                 repr(platform),
                 f"platforms with a table in the configuration of app {name!r}: {configured}",
             )
-    return submission.audience.platforms or configured
+    platforms = submission.audience.platforms or configured
+    apns = app.apns
+    if "apns" in platforms and apns is not None and apns.certificate_file is not None:
+        apns_request.check_certificate(submission.notification.for_platform("apns"))
+    return platforms
 
 
 def accept(
@@ -206,6 +221,7 @@ def _insert(
                 {"platforms": list(platforms)}
                 | ({"retry": submission.retry} if submission.retry else {})
                 | ({"trace": trace} if (trace := tracing.send_headers()) else {})
+                | ({"values": document["values"]} if submission.values else {})
             ),
             "rate": submission.rate,
             "state": "failed" if error else "scheduled",
@@ -242,7 +258,7 @@ def start_planning(connection: Connection, settings: Settings, send_id: uuid.UUI
     row = connection.execute(
         text(
             "UPDATE sends SET state = 'planning' WHERE id = :id AND state = 'scheduled'"
-            " RETURNING kind, (audience ? 'user_ids') AS explicit"
+            " RETURNING kind, audience ?| array['user_ids', 'topic', 'condition', 'channel'] AS explicit"
         ),
         {"id": send_id},
     ).first()
@@ -262,7 +278,8 @@ def load(connection: Connection, send_id: uuid.UUID) -> Send:
     """Raises UnknownSend when there is none."""
     row = connection.execute(
         text(
-            "SELECT kind, app, guarantee, notification, called_at, expires_at, rate, options, version FROM sends WHERE id = :id"
+            "SELECT kind, app, guarantee, notification, called_at, expires_at, rate, options, version,"
+            " CASE WHEN audience ?| array['topic', 'condition', 'channel'] THEN audience END AS target FROM sends WHERE id = :id"
         ),
         {"id": send_id},
     ).first()
@@ -280,6 +297,8 @@ def load(connection: Connection, send_id: uuid.UUID) -> Send:
         row.options.get("retry", {}),
         row.options.get("trust_rejections", False),
         row.version,
+        {int(user_id): values for user_id, values in row.options.get("values", {}).items()},
+        target=None if row.target is None else parse_target(row.target),
     )
 
 

@@ -19,6 +19,7 @@ from pushq.ledger import due, sends
 from pushq.ledger.orders import DeliverBatch, Order, PlanShard, ProcessDeadLetters
 from pushq.ledger.planner import finish_planning
 from pushq.ledger.release import top_up
+from pushq.platforms import PLATFORMS
 from pushq.settings import Settings
 
 log = logging.getLogger("pushq.sweeper")
@@ -128,7 +129,7 @@ def _windows(connection: Connection, settings: Settings) -> list[Order]:
         text(
             """
             SELECT s.id, p.platform, s.kind = 'transactional' AS transactional
-            FROM sends s CROSS JOIN unnest(ARRAY['apns', 'fcm', 'hms']) AS p (platform)
+            FROM sends s CROSS JOIN unnest(CAST(:platforms AS text[])) AS p (platform)
             WHERE s.state IN ('planning', 'sending')
               AND EXISTS (SELECT FROM send_batches b
                           WHERE b.send_id = s.id AND b.platform = p.platform AND b.state = 'planned')
@@ -137,7 +138,7 @@ def _windows(connection: Connection, settings: Settings) -> list[Order]:
             ORDER BY s.created_at, s.id, p.platform LIMIT :limit  -- the order in which everybody locks windows
             """
         ),
-        {"window": settings.release_window, "limit": LIMIT},
+        {"window": settings.release_window, "limit": LIMIT, "platforms": list(PLATFORMS)},
     ).all()
     return [
         DeliverBatch(row.id, no, row.platform, row.transactional)

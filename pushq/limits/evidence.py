@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis
 
 from pushq.limits.guard import Counts, Evidence
-from pushq.settings import ApnsSettings, AppSettings, FcmSettings, LimitSettings
+from pushq.settings import AppSettings, LimitSettings, ProviderSettings
 
 BUCKET_S: Final = 600
 KEPT_S: Final = 86_400
@@ -47,8 +47,7 @@ class EvidenceStore:
         self._keys = {
             (app, platform): f"pushq:guard:{app}:{platform}:{_fingerprint(settings)}"
             for app, providers in apps.items()
-            for platform, settings in (("apns", providers.apns), ("fcm", providers.fcm))
-            if settings is not None
+            for platform, settings in providers.platforms().items()
         }
 
     def record(self, app: str, platform: str, counts: Counts) -> None:
@@ -77,8 +76,8 @@ class EvidenceStore:
         return int(self._clock()) // BUCKET_S
 
 
-def _fingerprint(settings: ApnsSettings | FcmSettings) -> str:
+def _fingerprint(settings: ProviderSettings) -> str:
     parts = settings.model_dump(exclude=set(_IMMATERIAL))
     text = "\n".join(f"{name}={value}" for name, value in sorted(parts.items()))
-    secret = settings.key_file if isinstance(settings, ApnsSettings) else settings.service_account_file
-    return hashlib.sha256(text.encode() + b"\n" + secret.read_bytes()).hexdigest()[:16]
+    secret = settings.secret_file.read_bytes()
+    return hashlib.sha256(text.encode() + b"\n" + secret).hexdigest()[:16]

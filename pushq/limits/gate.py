@@ -100,7 +100,17 @@ class FleetGate:
         self._redis_again_at: float | None = None
         #: Without Redis, by the name of the limit: apps that share it share what this process may send.
         self._local_buckets: dict[str, Bucket] = {}
-        self._targets = {(t.app, t.platform): t for name, app in apps.items() for t in _targets(name, app)}
+        self._targets: dict[tuple[str, str], _Target] = {}
+        self.configure(apps)
+
+    def configure(self, apps: Mapping[str, AppSettings]) -> None:
+        """Go by these limits from now on. Apps that are gone keep theirs: their batches may still be running."""
+        with self._lock:
+            for target in (each for name, app in apps.items() for each in _targets(name, app)):
+                known = self._targets.get((target.app, target.platform))
+                if known is None or known.name != target.name or not _same_limits(known, target):
+                    self._targets[target.app, target.platform] = target
+                    self._local_buckets.pop(target.name, None)
 
     def ask(
         self, app: str, platform: str, *, transactional: bool, send_id: uuid.UUID, rate: int | None, want: int
@@ -342,13 +352,17 @@ def _lot(target: _Target, purse: _Purse, want: int, now: float) -> int:
 
 
 def _targets(name: str, app: AppSettings) -> list[_Target]:
-    found = []
     # A provider counts by what it knows: FCM by project, whichever of our apps sends.
-    if app.apns is not None:
-        found.append(_target(name, "apns", app.apns.limit_name, app.apns))
-    if app.fcm is not None:
-        found.append(_target(name, "fcm", app.fcm.limit_name, app.fcm))
-    return found
+    return [
+        _target(name, platform, settings.limit_name, settings)
+        for platform, settings in app.platforms().items()
+    ]
+
+
+def _same_limits(one: _Target, other: _Target) -> bool:
+    return all(
+        getattr(one.settings, name) == getattr(other.settings, name) for name in LimitSettings.model_fields
+    )
 
 
 def _target(app: str, platform: str, name: str, settings: LimitSettings) -> _Target:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from pushq.mock.channel_registry import ChannelRegistry, Channels, channel_objection
 from pushq.mock.exchange import Answer, AnswerSpec, Headers, Request, Session, StreamRule
 from pushq.mock.provider_token import (
     CLOCK_SKEW_S,
@@ -25,6 +26,7 @@ from pushq.mock.provider_token import (
 )
 
 DEVICE_PATH = "/3/device/"
+BROADCAST_PATH = re.compile(r"/4/broadcasts/apps/([^/]+)")
 MIN_TOKEN_DIGITS = 64
 HEX_DIGITS = b"0123456789abcdefABCDEF"
 
@@ -46,9 +48,12 @@ TOPIC_SUFFIX = {
     "widgets": ".push-type.widgets",
     "controls": ".push-type.controls",
 }
+# A TLS client certificate cannot send these.
+TOKEN_ONLY = frozenset({"location"})
 PRIORITIES = frozenset({"1", "5", "10"})
 MAX_BODY = {"voip": 5120}
 DEFAULT_MAX_BODY = 4096
+MAX_BROADCAST_BODY = 5120
 MAX_COLLAPSE_ID_BYTES = 64
 CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 TOPIC = re.compile(r"[A-Za-z0-9._-]+")
@@ -61,6 +66,8 @@ SINGLE_HEADERS = frozenset(
         "apns-priority",
         "apns-push-type",
         "apns-collapse-id",
+        "apns-channel-id",
+        "apns-request-id",
     }
 )
 
@@ -86,6 +93,15 @@ STATUS = {
     "Unregistered": 410,
     "PayloadTooLarge": 413,
     "TooManyProviderTokenUpdates": 429,
+    # Broadcast channels
+    "MissingChannelId": 400,
+    "BadChannelId": 400,
+    "ChannelNotRegistered": 400,
+    "BadRequestParams": 400,
+    "BadRequestPayload": 400,
+    "MissingPushType": 400,
+    "CannotCreateChannelConfig": 400,
+    "TopicMismatch": 403,
 }
 
 
@@ -121,6 +137,9 @@ class ApnsRules:
         bundle_ids: apps of the team.
         dead_prefix: tokens that start with it are answered 410 Unregistered with the present time.
         streams: MAX_CONCURRENT_STREAMS after the first accepted credential.
+
+    Attributes:
+        channels: the broadcast channels of the environment.
     """
 
     platform = "apns"
@@ -137,6 +156,7 @@ class ApnsRules:
         self.streams = stream_rule(streams)
         self.dead_prefix = dead_prefix
         self.foreign_prefix = PRODUCTION_PREFIX if self.sandbox else SANDBOX_PREFIX
+        self.channels = ChannelRegistry()
         self._verifier = verifier
         self._bundle_ids = bundle_ids
         self._expired_until = float("-inf")
@@ -152,9 +172,19 @@ class ApnsRules:
         return None
 
     def target(self, request: Request) -> bytes:
+        if not request.path.startswith(DEVICE_PATH):
+            return f"channel:{request.value('apns-channel-id') or ''}".encode("latin-1", "replace")
         return request.path.removeprefix(DEVICE_PATH).encode("latin-1", "replace")
 
     def consider(self, request: Request, now: float) -> Answer:
+        broadcast = BROADCAST_PATH.fullmatch(request.path)
+        if broadcast is not None:
+            reason = _broadcast_objection(request, self.channels.of(broadcast[1]))
+            return (
+                Answer(200, self._identity(request), rings=True)
+                if reason is None
+                else self._refuse(reason, request)
+            )
         token = self.target(request)
         if not token:
             return self._refuse("MissingDeviceToken", request)
@@ -181,14 +211,24 @@ class ApnsRules:
     def _objection(self, request: Request, session: ApnsSession, now: float) -> str | None:
         if request.method != "POST":
             return "MethodNotAllowed"
-        if not request.path.startswith(DEVICE_PATH):
+        broadcast = BROADCAST_PATH.fullmatch(request.path)
+        if broadcast is None and not request.path.startswith(DEVICE_PATH):
             return "BadPath"
         names = [name for name, _ in request.headers if name in SINGLE_HEADERS]
         if len(names) != len(set(names)):
             return "DuplicateHeaders"
-        return self._credential_objection(request, session, now) or self._topic_objection(request)
+        refused = self.credential_objection(request, session, now)
+        if refused is not None:
+            return refused
+        if broadcast is not None:
+            return self.bundle_objection(broadcast[1], session)
+        return self._topic_objection(request, session)
 
-    def _credential_objection(self, request: Request, session: ApnsSession, now: float) -> str | None:
+    def credential_objection(self, request: Request, session: ApnsSession, now: float) -> str | None:
+        """What is wrong with the provider token; nothing where the client has shown a certificate, which stands for it."""
+        if session.certificate is not None:
+            session.good_until = session.certificate.expires_at
+            return None
         if session.spoiled is not None:
             # Once a token expired, or was replaced too soon, the connection stays unusable (pushy; Apple staff).
             return session.spoiled
@@ -213,21 +253,41 @@ class ApnsRules:
             session.good_until = token.issued_at + MAX_AGE_S
         return None
 
-    def _topic_objection(self, request: Request) -> str | None:
+    def bundle_objection(self, bundle: str, session: ApnsSession) -> str | None:
+        """What is wrong with the bundle id in the path of a channel's request."""
+        ours = self._bundles(session)
+        if bundle in ours:
+            return None
+        return "TopicDisallowed" if any(bundle.startswith(f"{each}.") for each in ours) else "TopicMismatch"
+
+    def _bundles(self, session: ApnsSession) -> tuple[str, ...]:
+        """Apps that the credential speaks for: a certificate for one, a key for all of the team."""
+        return self._bundle_ids if session.certificate is None else (session.certificate.user_id,)
+
+    def _topic_objection(self, request: Request, session: ApnsSession) -> str | None:
+        certificate = session.certificate
         topic = request.value("apns-topic")
         if topic is None:
-            return "MissingTopic"
+            if certificate is None:
+                return "MissingTopic"
+            topic = certificate.user_id
         if not TOPIC.fullmatch(topic):
             return "BadTopic"
         # Without a push type APNs cannot tell which suffix belongs: any of the team's is accepted.
         push_type = request.value("apns-push-type")
+        if certificate is not None and push_type in TOKEN_ONLY:
+            return "TopicDisallowed"
         suffixes = TOPIC_SUFFIX.values() if push_type not in TOPIC_SUFFIX else (TOPIC_SUFFIX[push_type],)
-        if any(topic == bundle + suffix for bundle in self._bundle_ids for suffix in suffixes):
+        bundles = self._bundles(session)
+        if any(topic == bundle + suffix for bundle in bundles for suffix in suffixes):
             return None
-        ours = any(topic == bundle or topic.startswith(f"{bundle}.") for bundle in self._bundle_ids)
+        ours = any(topic == bundle or topic.startswith(f"{bundle}.") for bundle in bundles)
         return "DeviceTokenNotForTopic" if ours else "TopicDisallowed"
 
     def _identity(self, request: Request) -> Headers:
+        if BROADCAST_PATH.fullmatch(request.path):
+            asked = request.value("apns-request-id") or str(uuid.uuid4())
+            return (("apns-request-id", asked), ("apns-unique-id", str(uuid.uuid4())))
         given = request.value("apns-id")
         known = given is not None and CANONICAL_UUID.fullmatch(given) is not None
         apns_id = given if known and given is not None else str(uuid.uuid4())
@@ -268,9 +328,37 @@ def _header_objection(request: Request) -> str | None:
     return None
 
 
+def _broadcast_objection(request: Request, channels: Channels) -> str | None:
+    """APNs validates the channel after the credential, then the rest."""
+    channel_id = request.value("apns-channel-id")
+    objection = channel_objection(channel_id, channels)
+    if objection is not None or channel_id is None:
+        return objection
+    push_type = request.value("apns-push-type")
+    if push_type is None:
+        return "MissingPushType"
+    if push_type.lower() != "liveactivity":
+        return "InvalidPushType"
+    # Both headers are required here.
+    if request.value("apns-priority") not in PRIORITIES:
+        return "BadPriority"
+    expiration = request.value("apns-expiration") or ""
+    if not (expiration.isascii() and expiration.isdigit()):
+        return "BadExpirationDate"
+    if channels[channel_id] == 0 and expiration != "0":
+        return "BadExpirationDate"
+    if request.size > MAX_BROADCAST_BODY:
+        return "PayloadTooLarge"
+    return _payload_objection(request)
+
+
 def _body_objection(request: Request) -> str | None:
     if request.size > MAX_BODY.get(request.value("apns-push-type") or "alert", DEFAULT_MAX_BODY):
         return "PayloadTooLarge"
+    return _payload_objection(request)
+
+
+def _payload_objection(request: Request) -> str | None:
     # Apple lists no reason for a body that is not a JSON object; the nearest one is used.
     try:
         payload = orjson.loads(request.body)

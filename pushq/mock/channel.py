@@ -9,10 +9,13 @@ import contextlib
 import socket as stdlib_socket
 import ssl
 import struct
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import gevent
 from gevent.lock import BoundedSemaphore
+
+from pushq.mock.exchange import ClientIdentity
 
 READ_BYTES = 262_144
 RECORD_BYTES = 65_536
@@ -28,6 +31,10 @@ class Channel(Protocol):
     @property
     def protocol(self) -> str | None:
         """What ALPN agreed on, if anything."""
+
+    @property
+    def certificate(self) -> ClientIdentity | None:
+        """What the client showed in the handshake, if it was asked and the certificate is good."""
 
     def receive(self) -> bytes:
         """Whatever arrived, or ``b""`` when the client is gone."""
@@ -47,6 +54,7 @@ class Channel(Protocol):
 
 class PlainChannel:
     protocol: str | None = None
+    certificate: ClientIdentity | None = None
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -65,6 +73,11 @@ class PlainChannel:
 
     def flush(self) -> None:
         """Nothing is held back."""
+
+    def end_sending(self) -> None:
+        """The client hears of the end; what it still says is received."""
+        with contextlib.suppress(OSError):
+            self._raw.shutdown(stdlib_socket.SHUT_WR)
 
     def close(self) -> None:
         # Closing with unread input sends a reset, and the client could lose our last words: FIN first, then read on a little.
@@ -95,6 +108,7 @@ class TlsChannel:
             self._plain.close()
             raise
         self.protocol = self._tls.selected_alpn_protocol()
+        self.certificate = _identity(self._tls.getpeercert())
 
     def receive(self) -> bytes:
         while True:
@@ -149,3 +163,11 @@ class TlsChannel:
             else:
                 self.flush()
                 return
+
+
+def _identity(certificate: Mapping[str, Any] | None) -> ClientIdentity | None:
+    if not certificate:
+        return None
+    # Python's form of a name: a tuple of (type, value) pairs for each part.
+    subject = {name: value for part in certificate["subject"] for name, value in part}
+    return ClientIdentity(subject.get("userId", ""), ssl.cert_time_to_seconds(certificate["notAfter"]))

@@ -4,9 +4,12 @@ GET    /healthz                      ok
 GET    /stats                        all counts, JSON
 GET    /accepted/<platform>          "token count" lines of what was accepted
 GET    /requests/<platform>?last=N   the last requests, JSON (strict engine only)
+GET    /topics/<name>                tokens that are subscribed to FCM's topic, one a line
 POST   /faults                       replace the fault table: [{...}] or {"faults": [...], "seed": 0}
 DELETE /faults                       no faults
 POST   /expire/<platform>            every credential issued so far is expired
+POST   /keys/<platform>              make another key and accept it; its ids and file
+DELETE /keys/<platform>/<key id>     what this key signs is refused from now on
 POST   /latency                      {"latency_ms": 80, "spread_ms": 0}
 POST   /reset                        all counts to zero, no faults, no requests kept
 """
@@ -26,6 +29,7 @@ from pushq.mock.endpoint import Endpoint, Latency
 from pushq.mock.exchange import Request
 from pushq.mock.faults import FaultTable
 from pushq.mock.http1 import Reply
+from pushq.mock.keyring import Keyring
 from pushq.mock.tally import Tally
 
 DEFAULT_LAST = 100
@@ -37,6 +41,8 @@ class Control:
     Args:
         endpoints: by platform; APNs has two, production and sandbox, which share the counts.
         recent: the last requests by platform; empty where they are not kept.
+        keyrings: of the platforms whose keys can be made and revoked.
+        topics: tokens by FCM topic.
     """
 
     def __init__(
@@ -46,12 +52,16 @@ class Control:
         tallies: Mapping[str, Tally],
         faults: FaultTable,
         recent: Mapping[str, deque[Request]],
+        keyrings: Mapping[str, Keyring],
+        topics: Mapping[str, set[str]],
     ) -> None:
         self._engine = engine
         self._endpoints = endpoints
         self._tallies = tallies
         self._faults = faults
         self._recent = recent
+        self._keyrings = keyrings
+        self._topics = topics
         self._started = time.monotonic()
 
     def handle(self, request: Request) -> Reply:
@@ -74,6 +84,8 @@ class Control:
                 return Reply(200, (("content-type", "text/plain"),), self._tallies[name].lines())
             case "GET", "requests" if name in self._endpoints:
                 return self._requests(name, query)
+            case "GET", "topics" if name:
+                return _text("".join(f"{each}\n" for each in sorted(self._topics.get(name, ()))).encode())
             case "POST", "faults":
                 return self._replace_faults(request)
             case "DELETE", "faults":
@@ -83,6 +95,10 @@ class Control:
                 for endpoint in self._endpoints[name]:
                     endpoint.expire_credentials(time.time())
                 return _json({"expired": name})
+            case "POST", "keys" if name in self._keyrings:
+                return _json(self._keyrings[name].add())
+            case "DELETE", "keys" if name.partition("/")[0] in self._keyrings:
+                return self._revoke(*name.partition("/")[::2])
             case "POST", "latency":
                 return self._set_latency(request)
             case "POST", "reset":
@@ -121,6 +137,13 @@ class Control:
                 for request in found
             ]
         )
+
+    def _revoke(self, platform: str, key_id: str) -> Reply:
+        if not self._keyrings[platform].revoke(key_id):
+            return _json({"error": f"no key {key_id!r} is accepted"}, 404)
+        for endpoint in self._endpoints[platform]:
+            endpoint.generation += 1  # requests that were good are looked at again
+        return _json({"revoked": key_id})
 
     def _replace_faults(self, request: Request) -> Reply:
         document = orjson.loads(request.body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from pushq.mock.exchange import Answer, Cut, Effect, Request, Reset, Rules, Session, Verdict
+from pushq.mock.exchange import MAX_BODY_BYTES, Answer, Cut, Effect, Request, Reset, Rules, Session, Verdict
 from pushq.mock.faults import FaultTable, Strike
 from pushq.mock.tally import Tally
 
@@ -24,7 +24,7 @@ class Latency:
 
 @dataclass(slots=True)
 class Endpoint:
-    """``recent`` holds the last requests for tests, or is None where nobody asks for them."""
+    """``recent`` holds the last requests for tests, or is None where nobody asks for them. ``max_body``: bytes of a body that are looked at."""
 
     rules: Rules
     tally: Tally
@@ -33,6 +33,7 @@ class Endpoint:
     recent: deque[Request] | None = None
     # Raised when good requests may have become bad for a reason outside a connection (credentials expired).
     generation: int = 0
+    max_body: int = MAX_BODY_BYTES
 
     def decide(self, request: Request, session: Session, now: float) -> Verdict:
         """What becomes of a complete request. Counts it; a 200 that rings is counted here. ``now``: UNIX seconds."""
@@ -69,7 +70,7 @@ class Endpoint:
         rang = strike.processed and self.rules.consider(request, now).rings
         if rang:
             self.tally.ring(token)
-        self.tally.unanswered[_name(strike)] += 1
+        self.tally.unanswered[called(strike)] += 1
         return Verdict(None, strike.delay_s, strike.effect, token if rang else None)
 
     def _answered(
@@ -82,7 +83,8 @@ class Endpoint:
         return Verdict(answer, delay_s, effect, token if answer.rings else None)
 
 
-def _name(strike: Strike) -> str:
+def called(strike: Strike) -> str:
+    """What a request without an answer is counted under."""
     match strike.effect:
         case None:
             return "stall"

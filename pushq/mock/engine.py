@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from pushq.mock.exchange import Session
+
 # Answers leave in lots of this period (seconds); a greenlet or a timer per request would cost more than the request.
 TICK_S = 0.002
 
@@ -16,6 +18,10 @@ class Engine(Protocol):
     @property
     def ended(self) -> End | None:
         """Set once the connection must be closed, after what was returned so far has been written."""
+
+    @property
+    def session(self) -> Session:
+        """What the provider remembers about the connection."""
 
     @property
     def pending(self) -> bool:

@@ -50,19 +50,33 @@ class Answer:
     rings: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ClientIdentity:
+    """A TLS client certificate that the handshake found good.
+
+    Attributes:
+        user_id: the UID of its subject (Apple: the bundle id).
+        expires_at: UNIX seconds.
+    """
+
+    user_id: str
+    expires_at: float
+
+
 @dataclass(slots=True)
 class Session:
     """What a provider remembers about one connection.
 
     ``generation`` changes whenever something happened that may change the answer to a request which was good before, so that
     an engine that remembers good requests forgets them. ``good_until`` is the time (UNIX seconds) at which the credential
-    accepted last stops being valid.
+    accepted last stops being valid. ``certificate`` is what the client showed in the TLS handshake.
     """
 
     requests: int = 0
     credential_accepted: bool = False
     good_until: float = 0.0
     generation: int = 0
+    certificate: ClientIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +186,7 @@ class Rules(Protocol):
 
     @property
     def platform(self) -> str:
-        """``apns``, ``fcm`` or ``oauth``: the name in faults and in the counts."""
+        """``apns``, ``fcm``, ``hms``, ``oauth`` or ``hms_oauth``: the name in faults and in the counts."""
 
     @property
     def streams(self) -> StreamRule: ...

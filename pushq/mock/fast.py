@@ -21,7 +21,7 @@ from pushq.mock.connection_faults import IdleClock, WindowDebt
 from pushq.mock.due_answers import DueAnswers
 from pushq.mock.endpoint import Endpoint
 from pushq.mock.engine import End
-from pushq.mock.exchange import MAX_BODY_BYTES, Cut, GoAway, Limit, Request, Reset, Verdict
+from pushq.mock.exchange import MAX_BODY_BYTES, Cut, GoAway, Limit, Request, Reset, Session, Verdict
 from pushq.mock.frames import (
     ACK,
     CONTINUATION,
@@ -103,6 +103,12 @@ class FastEngine:
         self._known_generation = (-1, -1, -1)
         self._slow_prefixes: tuple[bytes, ...] = ()
         self._out: list[bytes] = []
+
+    @property
+    def session(self) -> Session:
+        """What the provider remembers about the connection."""
+        session: Session = self._session
+        return session
 
     @property
     def pending(self) -> bool:

@@ -2,7 +2,7 @@
 
 A fault is a mapping (one ``[[fault]]`` of a TOML file, one element of the list that the control API takes)::
 
-    platform = "apns"                # apns, fcm or oauth
+    platform = "apns"                # apns, fcm, hms, oauth or hms_oauth
     # which requests: all conditions given must hold
     token = "exact token"
     token_prefix = "beef"
@@ -47,7 +47,7 @@ from pushq.mock import frames
 from pushq.mock.connection_faults import ConnectionFaults, IdleClose, LateWindow
 from pushq.mock.exchange import AnswerSpec, Cut, Effect, GoAway, Limit, Reset
 
-PLATFORMS = ("apns", "fcm", "oauth")
+PLATFORMS = ("apns", "fcm", "hms", "oauth", "hms_oauth", "channels", "topics")
 MINUTE_S = 60.0
 
 
@@ -218,7 +218,7 @@ def _concerns_connections(raw: Any) -> bool:
 def parse_connection_fault(raw: Any, place: str) -> tuple[str, dict[str, Any]]:
     """The platform and what changes in its :class:`ConnectionFaults`. Conditions on requests are unknown keys here."""
     fields = _Fields(raw, place)
-    platform = fields.one_of("platform", PLATFORMS[:2])
+    platform = fields.one_of("platform", PLATFORMS[:3])
     changes: dict[str, Any] = {}
     if "idle_close" in raw:
         changes["idle_close"] = _parse_idle_close(fields.table("idle_close"))

@@ -17,32 +17,16 @@ import orjson
 
 from pushq.mock.exchange import Answer, AnswerSpec, Headers, Request, Session, StreamRule
 from pushq.mock.fcm_errors import MESSAGES, SHAPES, error_body, error_code, violation
+from pushq.mock.fcm_schema import objections
 
+# A Firebase installation id: 22 characters, of which the first is one of four (firebase-js-sdk, installations).
+FID = re.compile(rb"[cdef][A-Za-z0-9_-]{21}")
 SEND_PATH = re.compile(r"/v1/projects/([^/]+)/messages:send")
 TOKEN = re.compile(rb"[A-Za-z0-9_:-]{20,}")
-TTL = re.compile(r"\d+(?:\.\d{1,9})?s")
-MAX_TTL_S = 28 * 86_400
 MAX_PAYLOAD_BYTES = 4096
 TARGETS = ("token", "topic", "condition", "fid")
-# Field -> JSON type of its value. A field that is not here is unknown to the API.
-MESSAGE_FIELDS: Mapping[str, type] = {
-    "name": str,
-    "token": str,
-    "topic": str,
-    "condition": str,
-    "fid": str,
-    "data": dict,
-    "notification": dict,
-    "android": dict,
-    "apns": dict,
-    "webpush": dict,
-    "fcm_options": dict,
-    "fcmOptions": dict,
-}
-TYPE_NAMES: Mapping[type, str] = {str: "TYPE_STRING", dict: "TYPE_MESSAGE"}
 RESERVED_KEYS = frozenset({"from", "message_type"})
 RESERVED_PREFIXES = ("google.", "gcm.notification.")
-ANDROID_PRIORITIES = frozenset({"HIGH", "NORMAL", "high", "normal"})
 JSON_TYPE: Headers = (("content-type", "application/json; charset=UTF-8"),)
 HTML_TYPE: Headers = (("content-type", "text/html; charset=UTF-8"),)
 
@@ -126,6 +110,10 @@ class FcmRules:
         token = value.encode("utf-8", "replace")
         if kind == "token" and not well_formed(token):
             return _shape("b")
+        if kind == "fid" and not FID.fullmatch(token) and not token.startswith(self.dead_prefix):
+            details = error_code("INVALID_ARGUMENT"), violation("message.fid", "Invalid installation id")
+            body = error_body(400, MESSAGES["INVALID_ARGUMENT"], *details)
+            return Answer(400, JSON_TYPE, body, "INVALID_ARGUMENT")
         if kind in {"token", "fid"} and token.startswith(self.dead_prefix):
             return _shape("f")
         only_checked = document.get("validate_only", document.get("validateOnly")) is True
@@ -210,31 +198,13 @@ def _target(message: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _check(message: Mapping[str, Any]) -> None:
-    for field, value in message.items():
-        if field not in MESSAGE_FIELDS:
-            raise _unknown(field, "message")
-        kind = MESSAGE_FIELDS[field]
-        if not isinstance(value, kind):
-            raise _bad_field(
-                f"message.{field}",
-                f"Invalid value at 'message.{field}' ({TYPE_NAMES[kind]}), {_shown(value)}",
-            )
-    data = message.get("data", {})
-    android = message.get("android", {})
-    _strings(data, "message.data")
-    if isinstance(android.get("data"), dict):
-        _strings(android["data"], "message.android.data")
+    for objection in objections(message):
+        raise _bad_field(objection.field, objection.description, known_code=objection.with_code)
+    data = message.get("data") or {}
     for key in data:
         if key in RESERVED_KEYS or key.startswith(RESERVED_PREFIXES):
             raise _bad_field("message.data", f"Invalid data payload key: {key}", known_code=True)
-    _check_android(android)
-    notification = message.get("notification", {})
-    for key, value in notification.items():
-        if key not in {"title", "body", "image"}:
-            raise _unknown(key, "message.notification")
-        if not isinstance(value, str):
-            place = f"message.notification.{key}"
-            raise _bad_field(place, f"Invalid value at '{place}' (TYPE_STRING), {_shown(value)}")
+    notification = message.get("notification") or {}
     size = sum(
         len(key.encode()) + len(value.encode())
         for part in (data, notification)
@@ -242,29 +212,3 @@ def _check(message: Mapping[str, Any]) -> None:
     )
     if size > MAX_PAYLOAD_BYTES:
         raise _Objection(_shape("e"))
-
-
-def _check_android(android: Mapping[str, Any]) -> None:
-    ttl = android.get("ttl")
-    if ttl is not None and (not isinstance(ttl, str) or not TTL.fullmatch(ttl)):
-        description = f"Invalid value at 'message.android.ttl' (type.googleapis.com/google.protobuf.Duration), {_shown(ttl)}"
-        raise _bad_field("message.android.ttl", description)
-    if ttl is not None and float(ttl[:-1]) > MAX_TTL_S:
-        raise _bad_field("message.android.ttl", "TTL must be between 0 and 2419200 seconds", known_code=True)
-    priority = android.get("priority")
-    if priority is not None and priority not in ANDROID_PRIORITIES:
-        description = (
-            f"Invalid value at 'message.android.priority' (AndroidMessagePriority), {_shown(priority)}"
-        )
-        raise _bad_field("message.android.priority", description)
-
-
-def _strings(data: Mapping[str, Any], place: str) -> None:
-    for position, value in enumerate(data.values()):
-        if not isinstance(value, str):
-            field = f"{place}[{position}].value"
-            raise _bad_field(field, f"Invalid value at '{field}' (TYPE_STRING), {_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    return orjson.dumps(value).decode()

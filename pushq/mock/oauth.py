@@ -13,6 +13,7 @@ import jwt
 import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from pushq.mock.credentials import FIRST_KEY_ID
 from pushq.mock.exchange import Answer, AnswerSpec, Headers, Request, Session, StreamRule
 
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -33,7 +34,7 @@ GOOGLE_AUDIENCE = "https://oauth2.googleapis.com/token"
 
 
 class OAuthRules:
-    """Issues access tokens to one service account and remembers them.
+    """Issues access tokens to one service account, for whichever of its keys, and remembers them.
 
     Args:
         client_email: the account that must sign (``iss``).
@@ -47,7 +48,7 @@ class OAuthRules:
     def __init__(self, client_email: str, public_key: RSAPublicKey, lifetime_s: int = 3599) -> None:
         self.audience = ""
         self._client_email = client_email
-        self._public_key = public_key
+        self._keys = {FIRST_KEY_ID: public_key}
         self._lifetime_s = lifetime_s
         self._good_until: dict[str, float] = {}
 
@@ -55,6 +56,14 @@ class OAuthRules:
         """Until when (UNIX seconds) a token that was issued here is good; None when it is not good now."""
         until = self._good_until.get(access_token)
         return until if until is not None and now < until else None
+
+    def accept(self, key_id: str, public_key: RSAPublicKey) -> None:
+        """What this key signs is good as well."""
+        self._keys[key_id] = public_key
+
+    def refuse(self, key_id: str) -> bool:
+        """What this key signs is good no more. False: it never was."""
+        return self._keys.pop(key_id, None) is not None
 
     def open_session(self) -> Session:
         return Session()
@@ -74,14 +83,8 @@ class OAuthRules:
         if form.get("grant_type") != [GRANT_TYPE]:
             return _refuse(400, "unsupported_grant_type", "Invalid grant_type")
         assertion = form.get("assertion", [""])[0]
-        try:
-            claims: dict[str, Any] = jwt.decode(
-                assertion,
-                self._public_key,
-                algorithms=["RS256"],
-                options={"verify_iat": False, "verify_exp": False, "verify_nbf": False, "verify_aud": False},
-            )
-        except jwt.PyJWTError:
+        claims = self._claims(assertion)
+        if claims is None:
             return _refuse(400, "invalid_grant", "Invalid JWT Signature.")
         objection = self._objection(claims, now)
         if objection is not None:
@@ -92,6 +95,26 @@ class OAuthRules:
         self._good_until[token] = now + self._lifetime_s
         body = {"access_token": token, "expires_in": self._lifetime_s, "token_type": "Bearer"}
         return Answer(200, JSON_TYPE, orjson.dumps(body))
+
+    def _claims(self, assertion: str) -> dict[str, Any] | None:
+        """What the assertion says, if one of the account's keys has signed it. Its ``kid`` is a hint that clients may leave out."""
+        for public_key in self._keys.values():
+            try:
+                claims: dict[str, Any] = jwt.decode(
+                    assertion,
+                    public_key,
+                    algorithms=["RS256"],
+                    options={
+                        "verify_iat": False,
+                        "verify_exp": False,
+                        "verify_nbf": False,
+                        "verify_aud": False,
+                    },
+                )
+            except jwt.PyJWTError:
+                continue
+            return claims
+        return None
 
     def word(self, spec: AnswerSpec, request: Request, now: float) -> Answer:
         if spec.status == 200:

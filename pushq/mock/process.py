@@ -35,7 +35,7 @@ class MockProcess:
     Args:
         folder: for credentials and configuration; kept afterwards. None makes a temporary one that is removed.
         faults: the fault table to start with (see ``pushq.mock.faults``).
-        ports: fixed ports by name (``apns``, ``sandbox``, ``fcm``, ``oauth``, ``control``); others are free ones.
+        ports: fixed ports by name (``apns``, ``sandbox``, ``fcm``, ``hms``, ``oauth``, ``hms_oauth``, ``control``); others are free ones.
 
     Raises:
         MockFailed: it was not listening within ``start_timeout_s``; the message ends with what it logged.
@@ -158,8 +158,17 @@ class MockProcess:
         self._call("POST", "/latency", {"latency_ms": latency_ms, "spread_ms": spread_ms})
 
     def expire_credentials(self, platform: str) -> None:
-        """Every JWT (apns) or access token (fcm) issued so far is refused from now on."""
+        """Every JWT (apns, hms) or access token (fcm, hms_oauth) issued so far is refused from now on."""
         self._call("POST", f"/expire/{platform}")
+
+    def add_key(self, platform: str) -> dict[str, str]:
+        """Make another key and accept it (apns, fcm): ``key_id``, and ``key_file`` or ``service_account_file``."""
+        made: dict[str, str] = json.loads(self._call("POST", f"/keys/{platform}"))
+        return made
+
+    def revoke_key(self, platform: str, key_id: str) -> None:
+        """What this key signs is refused from now on; access tokens that it brought are not (``expire_credentials``)."""
+        self._call("DELETE", f"/keys/{platform}/{key_id}")
 
     def reset(self) -> None:
         """All counts to zero, no faults."""

@@ -28,13 +28,22 @@ class ProviderToken:
 
 
 class ProviderTokenVerifier:
-    """Checks tokens against the one key that the mock made. A signature is verified once per distinct token."""
+    """Checks tokens against the keys of one team. A signature is verified once per distinct token."""
 
     def __init__(self, team_id: str, key_id: str, public_key: EllipticCurvePublicKey) -> None:
         self._team_id = team_id
-        self._key_id = key_id
-        self._public_key = public_key
+        self._keys = {key_id: public_key}
         self._known: dict[str, ProviderToken | None] = {}
+
+    def accept(self, key_id: str, public_key: EllipticCurvePublicKey) -> None:
+        """Tokens signed by this key are good as well."""
+        self._keys[key_id] = public_key
+        self._known.clear()
+
+    def refuse(self, key_id: str) -> bool:
+        """Tokens signed by this key are good no more. False: they never were."""
+        self._known.clear()
+        return self._keys.pop(key_id, None) is not None
 
     def verify(self, text: str) -> ProviderToken | None:
         """The token, or None when it is not one of ours. Its age is not looked at."""
@@ -47,17 +56,20 @@ class ProviderTokenVerifier:
     def _verify(self, text: str) -> ProviderToken | None:
         try:
             header = jwt.get_unverified_header(text)
+            public_key = self._keys.get(str(header.get("kid")))
+            if public_key is None:
+                return None
             # Age and "not yet valid" are the caller's: it has the clock.
             claims: dict[str, Any] = jwt.decode(
                 text,
-                self._public_key,
+                public_key,
                 algorithms=["ES256"],
                 options={"verify_iat": False, "verify_exp": False, "verify_nbf": False, "verify_aud": False},
             )
         except jwt.PyJWTError:
             return None
         issued_at = claims.get("iat")
-        if header.get("kid") != self._key_id or claims.get("iss") != self._team_id:
+        if claims.get("iss") != self._team_id:
             return None
         if isinstance(issued_at, bool) or not isinstance(issued_at, int | float):
             return None

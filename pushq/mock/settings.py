@@ -39,7 +39,13 @@ class MockSettings:
     sandbox_port: int = 0
     fcm_port: int = 0
     oauth_port: int = 0
+    hms_port: int = 0
+    hms_oauth_port: int = 0
+    manage_port: int = 0
+    sandbox_manage_port: int = 0
+    topics_port: int = 0
     control_port: int = 0
+    proxy_port: int = 0
     faults_file: Path | None = None
     seed: int = 0
     parent_pid: int | None = None

@@ -24,7 +24,7 @@ from pushq.mock import frames
 from pushq.mock.connection_faults import IdleClock, WindowDebt
 from pushq.mock.endpoint import Endpoint
 from pushq.mock.engine import End
-from pushq.mock.exchange import MAX_BODY_BYTES, Answer, Cut, GoAway, Limit, Request, Reset, Verdict
+from pushq.mock.exchange import Answer, Cut, GoAway, Limit, Request, Reset, Session, Verdict
 
 _CONFIG = h2.config.H2Configuration(client_side=False, header_encoding=None)
 
@@ -77,6 +77,12 @@ class StrictEngine:
         wrong = endpoint.faults.connection(endpoint.rules.platform)
         self._debt = None if wrong.late_window is None else WindowDebt(wrong.late_window)
         self._idle = None if wrong.idle_close is None else IdleClock(wrong.idle_close)
+
+    @property
+    def session(self) -> Session:
+        """What the provider remembers about the connection."""
+        session: Session = self._session
+        return session
 
     @property
     def pending(self) -> bool:
@@ -163,7 +169,7 @@ class StrictEngine:
                 arriving = self._arriving.get(stream)
                 if arriving is not None and data is not None:
                     arriving.size += len(data)
-                    arriving.body += data[: MAX_BODY_BYTES - len(arriving.body)]
+                    arriving.body += data[: self._endpoint.max_body - len(arriving.body)]
                 if length and self._debt is None:
                     self._h2.acknowledge_received_data(length, stream)
                 elif length and self._debt is not None:

@@ -42,6 +42,9 @@ class Rule:
         min_wait_s: the provider wants no repetition before this many seconds.
         guarded: a wrong set-up of ours can cause the same answer for everybody, so tokens are only invalidated while it is rare.
         retire: the connection takes no further requests.
+        flow_control: the provider wants less from everybody; the wait is the fleet's pause.
+        doubtful: either the token or the message is to blame. Where others got the same message it is the token, and guarded;
+            where nobody did, the rule stands as it is.
     """
 
     effect: Effect
@@ -49,6 +52,8 @@ class Rule:
     min_wait_s: float = 0.0
     guarded: bool = False
     retire: bool = False
+    flow_control: bool = False
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,10 @@ class Verdict:
     wait_s: float = 0.0
     guarded: bool = False
     retire: bool = False
+    flow_control: bool = False
     invalid_since: datetime | None = None
     detail: str = ""
+    doubtful: bool = False
 
 
 #: A provider that asks for more than this is answered by the message's expiry, not by a longer wait.

@@ -16,7 +16,7 @@ def expose_token(app: str, platform: str, kind: str, ends_at: Callable[[], float
     """Let the end of a token be read.
 
     Args:
-        kind: ``access_token`` or ``provider_token``.
+        kind: ``access_token``, ``provider_token`` or ``client_certificate``.
         ends_at: UNIX seconds; nan while there is nothing to say: before the first token, and for one that nobody renews because
             nobody sends. No alert compares with nan, and an idle process must not call anybody out of bed.
     """

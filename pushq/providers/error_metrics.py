@@ -10,12 +10,13 @@ from prometheus_client import Counter
 from pushq import metrics
 from pushq.providers.apns.responses import REASONS as APNS
 from pushq.providers.fcm.responses import REASONS as FCM
+from pushq.providers.hms.responses import REASONS as HMS
 
 #: The counter of a platform, and the labels that it may have; whatever else a provider says is ``other``.
 _ERRORS: Final[Mapping[str, tuple[Counter, frozenset[str]]]] = {
     "apns": (metrics.apns_errors, APNS),
     "fcm": (metrics.fcm_errors, FCM),
-    "hms": (metrics.hms_errors, frozenset()),
+    "hms": (metrics.hms_errors, HMS),
 }
 
 

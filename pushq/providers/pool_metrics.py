@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pushq import metrics
-from pushq.http2 import Pool, Reason
+from pushq.http2 import Reason
+from pushq.providers.client import RequestPool
 from pushq.providers.error_metrics import expect_errors
 
 #: Error codes of RFC 9113 section 7; whatever else a peer sends is one label.
@@ -41,8 +42,31 @@ def _target(pool: str) -> tuple[str, str]:
     return platform, app
 
 
-def expose(pool: Pool) -> None:
+#: Open pools by name, the newest last: a renewed credential makes another one while the old one drains.
+_open: dict[str, list[RequestPool]] = {}
+
+
+def expose(pool: RequestPool) -> None:
     """Let the gauges of this pool be read from it whenever they are scraped. The newest pool of a name counts."""
+    _open.setdefault(pool.name, []).append(pool)
+    _show(pool)
+
+
+def conceal(pool: RequestPool) -> None:
+    """The pool is closed: an older one of its name counts again, or there are no gauges of that name any more."""
+    left = [each for each in _open.get(pool.name, ()) if each is not pool]
+    if left:
+        _open[pool.name] = left
+        _show(left[-1])
+    elif _open.pop(pool.name, None) is not None:
+        for state in ("open", "draining"):
+            metrics.http2_connections.remove(pool.name, state)
+        for kind in ("in_use", "limit"):
+            metrics.http2_streams.remove(pool.name, kind)
+        metrics.http2_queued.remove(pool.name)
+
+
+def _show(pool: RequestPool) -> None:
     name, stats = pool.name, pool.stats
     platform, app = _target(name)
     metrics.expect(app, platform)

@@ -26,3 +26,8 @@ def deliver_apns(self: Task, send_id: str, batch_no: int) -> None:
 @app.task(bind=True, name="pushq.deliver_batch.fcm", max_retries=None)  # type: ignore[untyped-decorator]
 def deliver_fcm(self: Task, send_id: str, batch_no: int) -> None:
     _deliver(self, send_id, batch_no)
+
+
+@app.task(bind=True, name="pushq.deliver_batch.hms", max_retries=None)  # type: ignore[untyped-decorator]
+def deliver_hms(self: Task, send_id: str, batch_no: int) -> None:
+    _deliver(self, send_id, batch_no)

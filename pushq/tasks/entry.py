@@ -180,6 +180,7 @@ class SendNotification(EntryTask):
         send_at: datetime | str | None = None,
         rate: int | None = None,
         retry: Mapping[str, float] | None = None,
+        values: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> Submission:
         audience: dict[str, Any] = {"user_ids": user_ids}
         if platforms is not None:
@@ -194,6 +195,7 @@ class SendNotification(EntryTask):
             send_at=send_at,
             rate=rate,
             retry=retry,
+            values=values,
             called_at=datetime.now(UTC),
         )
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
+import socket
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import redis
 
 from pushq import metrics
 from pushq.database import Database
@@ -20,13 +26,13 @@ from pushq.ledger.journal import Journal
 from pushq.ledger.orders import PlanShard
 from pushq.limits.gate import REDIS_CONNECT_TIMEOUT_S, REDIS_TIMEOUT_S, FleetGate
 from pushq.limits.token_guard import TokenGuard
-from pushq.providers.apns.client import ApnsClient
-from pushq.providers.client import ProviderClient
-from pushq.providers.fcm.client import FcmClient
+from pushq.platforms import PLATFORMS
+from pushq.providers.opening import ClientOpener, OpenClient
 from pushq.providers.proxy import proxy_of
 from pushq.redis_client import open_redis
-from pushq.settings import Settings, load
-from pushq.submission import PLATFORMS, Submission
+from pushq.reload import ConfigState, ConfigWatch, announce
+from pushq.settings import AppSettings, Settings, load
+from pushq.submission import Submission
 from pushq.tasks import calls
 from pushq.tasks.publish import publish
 from pushq.tasks.redelivery import restore_unacknowledged
@@ -38,6 +44,8 @@ log = logging.getLogger("pushq.worker")
 #: FCM tells of a dead registration only after 270 days without contact (Firebase, "Best practices for FCM registration token
 #: management"), so a device unseen for that long is not worth a request.
 UNSEEN_PAGE = 10_000
+#: What a worker said about its configuration is forgotten after this, or after three looks at the files.
+ANNOUNCED_S: Final = 30.0
 
 
 class Runtime:
@@ -70,16 +78,13 @@ class Runtime:
             command_timeout=REDIS_TIMEOUT_S,
         )
         self.leases = LeaseKeeper(self.database, settings.lease_seconds)
-        self.clients: dict[tuple[str, str], ProviderClient] = {}
-        for name, app in apps.items():
-            if app.apns is not None and "apns" in platforms:
-                self.clients[name, "apns"] = ApnsClient(
-                    name, app.apns, self.redis, request_timeout_s=settings.request_timeout, proxy=proxy
-                )
-            if app.fcm is not None and "fcm" in platforms:
-                self.clients[name, "fcm"] = FcmClient(
-                    name, app.fcm, self.redis, request_timeout_s=settings.request_timeout, proxy=proxy
-                )
+        # Before the clients: what changes while they are made is seen by the first look.
+        self.watch = _watch(settings, self)
+        self._opener = ClientOpener(
+            platforms, self.redis, request_timeout_s=settings.request_timeout, proxy=proxy
+        )
+        self._opened: dict[tuple[str, str], OpenClient] = self._opener.open(apps, {})
+        self._gate = FleetGate(apps, self.limits_redis)
         if not platforms:
             for name, app in apps.items():
                 for platform in PLATFORMS:
@@ -89,17 +94,48 @@ class Runtime:
             self.database,
             Journal(self.redis),
             self.cache,
-            self.clients,
+            {key: opened.client for key, opened in self._opened.items()},
             settings,
             self.leases,
             TokenGuard(apps, self.limits_redis),
-            gate=FleetGate(apps, self.limits_redis),
+            gate=self._gate,
+            look=self.watch.look if self.watch is not None else lambda: None,
             random=random.random,
         )
+        self._kind = " ".join(platforms) or "core"
 
     def start(self) -> None:
-        for client in self.clients.values():
-            client.start()
+        for opened in self._opened.values():
+            opened.client.start()
+        if self.watch is not None:
+            self.watch.start()
+
+    def reconfigure(self, apps: Mapping[str, AppSettings]) -> None:
+        """Use other apps from the next batch on; clients of which nothing has changed go on.
+
+        Raises:
+            SettingsError, OSError: a secret cannot be used; nothing has changed then.
+        """
+        opened = self._opener.open(apps, self._opened)
+        for key, each in opened.items():
+            if self._opened.get(key) is not each:
+                each.client.start()
+        # The limits first: nobody may ask for an app that they do not know.
+        self._gate.configure(apps)
+        self.delivery.replace(
+            {key: each.client for key, each in opened.items()}, TokenGuard(apps, self.limits_redis)
+        )
+        self._opened = opened
+        self.settings = self.settings.model_copy(update={"apps": apps})
+
+    def announce(self, state: ConfigState) -> None:
+        """Tell `pushq doctor` what this process runs with."""
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        life = max(ANNOUNCED_S, 3 * self.settings.reload_seconds)
+        try:
+            announce(self.limits_redis, worker, self._kind, state, life_s=life)
+        except redis.RedisError as exc:
+            log.debug("config_not_announced", extra={"error": type(exc).__name__})
 
     def drain(self) -> None:
         """Take nothing up any more, and let what runs come to its end within the grace period. Returns at once."""
@@ -107,7 +143,9 @@ class Runtime:
         log.info("draining", extra={"grace_s": self.settings.shutdown_grace})
 
     def close(self, grace: float = 5.0) -> None:
-        for client in self.clients.values():
+        if self.watch is not None:
+            self.watch.close()
+        for client in self.delivery.clients():
             # After a drain nothing is in flight but what has been given up.
             client.close(0.0 if self.delivery.drain.begun else grace)
         self.delivery.close()
@@ -180,6 +218,18 @@ class Runtime:
         )
 
 
+def _watch(settings: Settings, runtime: Runtime) -> ConfigWatch | None:
+    if settings.config is None or settings.reload_seconds == 0:
+        return None
+    return ConfigWatch(
+        settings.config,
+        settings.apps,
+        runtime.reconfigure,
+        interval_s=settings.reload_seconds,
+        tell=runtime.announce,
+    )
+
+
 _runtime: Runtime | None = None
 _lock = threading.Lock()
 
@@ -192,9 +242,7 @@ def runtime() -> Runtime:
     return _runtime
 
 
-def configure(
-    settings: Settings, platforms: tuple[str, ...] = ("apns", "fcm"), *, greenlets: int = 20
-) -> Runtime:
+def configure(settings: Settings, platforms: tuple[str, ...] = PLATFORMS, *, greenlets: int = 20) -> Runtime:
     """Make the process's runtime, once."""
     global _runtime  # noqa: PLW0603 - Celery gives a task no other place for what its process owns
     with _lock:

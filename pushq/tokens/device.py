@@ -16,8 +16,8 @@ from typing import Any, Final, NoReturn
 import orjson
 
 from pushq.errors import InvalidRequest
+from pushq.platforms import PLATFORMS
 
-PLATFORMS: Final = ("apns", "fcm", "hms")
 ENVIRONMENTS: Final = ("production", "sandbox")
 
 MAX_USER_ID: Final = 2**63 - 1
@@ -80,7 +80,7 @@ def parse_app(value: object) -> str:
 
 def parse_platform(value: object) -> str:
     if value not in PLATFORMS:
-        _refuse("platform", value, "apns, fcm or hms")
+        _refuse("platform", value, f"{', '.join(PLATFORMS[:-1])} or {PLATFORMS[-1]}")
     return str(value)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,13 @@ SELECT id, app, platform, environment, token, is_active, deactivation_reason, re
        language, country, timezone, app_version, tags, attributes
   FROM device_tokens WHERE user_id = :user_id ORDER BY is_active DESC, registered_at DESC, id LIMIT :limit
 """)
+
+_ADDRESSED = """
+SELECT id, user_id, platform, environment, token, language, attributes
+  FROM device_tokens WHERE is_active AND app = :app AND {which} ORDER BY user_id, id LIMIT :limit
+"""
+_OF_USER = text(_ADDRESSED.format(which="user_id = :user_id"))
+_ONE = text(_ADDRESSED.format(which="user_id = :user_id AND id = :device_id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +52,29 @@ def devices_of(database: Database, user_id: int, *, limit: int = 1000) -> list[K
     with database.begin() as connection:
         rows = connection.execute(_DEVICES, {"user_id": user_id, "limit": limit}).mappings().all()
     return [KnownDevice(**{**row, "token": short_hash(row["token"])}) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressedDevice:
+    """An active device with all that a message to it needs. ``token`` is a secret; it is not part of ``repr``."""
+
+    id: int
+    user_id: int
+    platform: str
+    environment: str
+    token: str = field(repr=False)
+    language: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def addressed(
+    database: Database, app: str, user_id: int, device_id: int | None = None, *, limit: int = 100
+) -> list[AddressedDevice]:
+    """The user's active devices in an app, or the one with this id."""
+    with database.begin() as connection:
+        rows = connection.execute(
+            _OF_USER if device_id is None else _ONE,
+            {"app": app, "user_id": user_id, "limit": limit}
+            | ({} if device_id is None else {"device_id": device_id}),
+        ).mappings()
+        return [AddressedDevice(**row) for row in rows]

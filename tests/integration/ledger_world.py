@@ -34,6 +34,7 @@ from pushq.limits.token_guard import TokenGuard
 from pushq.providers.apns.client import ApnsClient
 from pushq.providers.client import ProviderClient
 from pushq.providers.fcm.client import FcmClient
+from pushq.providers.hms.client import HmsClient
 from pushq.redis_client import open_redis
 from pushq.settings import ApnsSettings, AppSettings, FcmSettings, ServiceUrl, Settings
 from pushq.submission import Guarantee, Kind, Submission, submit
@@ -50,7 +51,7 @@ SELECT u, :app, :platform, 'production', t.token, md5(:app || :platform || t.tok
        now() - make_interval(mins => 1)
   FROM generate_series(cast(:first AS bigint), cast(:last AS bigint)) AS u,
        LATERAL (SELECT CASE :platform WHEN 'apns' THEN :prefix || lpad(to_hex(u), 64 - length(:prefix), '0')
-                                      ELSE :prefix || 'fcm-' || lpad(u::text, 40, '0') END AS token) t
+                                      ELSE :prefix || :platform || '-' || lpad(u::text, 40, '0') END AS token) t
 """)
 
 
@@ -58,7 +59,7 @@ def token(platform: str, user_id: int, prefix: str = "") -> str:
     """The token of the device that :meth:`World.add_devices` makes for this user."""
     if platform == "apns":
         return prefix + f"{user_id:x}".rjust(64 - len(prefix), "0")
-    return f"{prefix}fcm-{user_id:040d}"
+    return f"{prefix}{platform}-{user_id:040d}"
 
 
 def bare_app(folder: Path) -> AppSettings:
@@ -314,6 +315,8 @@ def open_worker(
         clients[APP, "apns"] = ApnsClient(APP, app.apns, client, request_timeout_s=settings.request_timeout)
     if app.fcm is not None:
         clients[APP, "fcm"] = FcmClient(APP, app.fcm, client, request_timeout_s=settings.request_timeout)
+    if app.hms is not None:
+        clients[APP, "hms"] = HmsClient(APP, app.hms, client, request_timeout_s=settings.request_timeout)
     keeper = LeaseKeeper(world.database, settings.lease_seconds)
     journal = Journal(client)
     delivery = Delivery(

@@ -68,9 +68,12 @@ def test_the_credential_in_a_goaway(
             max_connections=1,
         )
         apns = ApnsClient("shop", settings, client, request_timeout_s=PATIENT)
-        apns._tokens = ProviderTokens(settings, load_key(settings, "shop"), client, lambda: now[0])
+        tokens = ProviderTokens(settings, load_key(settings, "shop"), client, lambda: now[0])
+        apns._tokens = {"production": tokens}
         expires_at = datetime.now(UTC) + timedelta(hours=1)
-        message = Message(uuid.uuid4(), Notification(title="Hello", body="World"), expires_at, None)
+        message = Message(
+            uuid.uuid4(), Notification(title="Hello", body="World"), expires_at, expires_at, None
+        )
         used: list[bytes] = []
         try:
             for expected in (Code.REFUSED, Code.OK):

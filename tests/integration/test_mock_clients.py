@@ -363,12 +363,15 @@ def test_the_files_are_private_and_fit_together(mock: MockProcess) -> None:
         "topic": "com.example.shop",
         "url": ready["apns"]["url"],
         "sandbox_url": ready["apns"]["sandbox_url"],
+        "manage_url": ready["apns"]["manage_url"],
+        "sandbox_manage_url": ready["apns"]["sandbox_manage_url"],
         "ca_file": ready["ca_file"],
     }
     assert shop["fcm"] == {
         "project_id": "pushq-demo",
         "service_account_file": ready["fcm"]["service_account_file"],
         "url": ready["fcm"]["url"],
+        "iid_url": ready["fcm"]["iid_url"],
         "ca_file": ready["ca_file"],
         "rate_per_minute": "unlimited",  # the mock has no quota unless a fault says so
     }

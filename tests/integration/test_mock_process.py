@@ -58,8 +58,14 @@ def test_a_restart_in_the_same_folder_is_the_same_provider(tmp_path: Path) -> No
                 ("apns", first["apns"]["url"]),
                 ("sandbox", first["apns"]["sandbox_url"]),
                 ("fcm", first["fcm"]["url"]),
+                ("manage", first["apns"]["manage_url"]),
+                ("sandbox_manage", first["apns"]["sandbox_manage_url"]),
+                ("topics", first["fcm"]["iid_url"]),
+                ("hms", first["hms"]["url"]),
+                ("hms_oauth", first["hms"]["oauth_url"]),
                 ("oauth", first["oauth_url"]),
                 ("control", first["control_url"]),
+                ("proxy", first["proxy_url"]),
             )
         }
     assert not (tmp_path / "ready.json").exists()

@@ -25,6 +25,7 @@ from pushq.app import (
     configuration,
 )
 from pushq.errors import InvalidRequest, ServiceUnavailable, SettingsError
+from pushq.platforms import PLATFORMS
 from pushq.settings import Settings, load
 from pushq.tasks.entry import send_broadcast, send_notification
 
@@ -167,7 +168,8 @@ class TestQueues:
 
     def test_platforms_are_routed_apart(self) -> None:
         routes = configuration(AMQP)["task_routes"]
-        assert routes["pushq.deliver_batch.apns"] != routes["pushq.deliver_batch.fcm"]
+        queues = {routes[f"pushq.deliver_batch.{platform}"]["queue"] for platform in PLATFORMS}
+        assert len(queues) == len(PLATFORMS) == 3
 
     @BOTH
     def test_a_task_without_a_route_goes_to_maintenance_not_to_a_queue_of_its_own(
@@ -191,6 +193,7 @@ class TestQueues:
             "pushq.dead_letter",
             "pushq.deliver_batch.apns",
             "pushq.deliver_batch.fcm",
+            "pushq.deliver_batch.hms",
             "pushq.plan_shard",
             "pushq.send_broadcast",
             "pushq.send_notification",

@@ -12,11 +12,11 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from pushq import metrics
 from pushq.ledger.outcomes import Outcome
+from pushq.platforms import PLATFORMS
 from pushq.providers import error_metrics
 from pushq.providers.apns import responses as apns
 from pushq.providers.error_metrics import count_errors
 from pushq.providers.fcm import responses as fcm
-from pushq.submission import PLATFORMS
 
 BUCKETS = (0.05, 1, 2.5)
 

@@ -111,9 +111,12 @@ def test_the_size_limit_counts_payload_and_gives_no_details() -> None:
     assert "details" not in found
 
 
-@pytest.mark.parametrize("kind", ["topic", "condition", "fid"])
-def test_other_targets_are_accepted(kind: str) -> None:
-    body = json.dumps({"message": {kind: "something", "data": {"a": "b"}}}).encode()
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("topic", "news"), ("condition", "'news' in topics && !('de' in topics)"), ("fid", "c" + "x" * 21)],
+)
+def test_other_targets_are_accepted(kind: str, value: str) -> None:
+    body = json.dumps({"message": {kind: value, "data": {"a": "b"}}}).encode()
     assert answer(fcm_request(body)).status == 200
 
 

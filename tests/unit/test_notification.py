@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def test_silent_push_is_a_background_push_with_priority_5() -> None:
 
 def test_fcm_bodies_differ_only_in_the_token() -> None:
     parts = fcm.message(Notification(title="T", data={"k": "v"}), ttl_s=60, collapse_id="c")
-    one, two = (json.loads(b) for b in fcm.bodies(parts, [b"tok-1", b"tok-2"]))
+    one, two = (json.loads(b) for b in fcm.bodies([b"tok-1", b"tok-2"], repeat(json.dumps(parts).encode())))
     assert one["message"].pop("token") == "tok-1"
     assert two["message"].pop("token") == "tok-2"
     assert one == two

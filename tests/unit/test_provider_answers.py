@@ -26,19 +26,6 @@ def fcm_verdict(status: int, body: object = None, headers: dict[str, str] | None
     return fcm.judge(status, headers or {}, raw, sent_at=SENT, now=NOW)
 
 
-@pytest.mark.parametrize(("status", "reason"), sorted(apns.RULES))
-def test_every_apns_row(status: int, reason: str) -> None:
-    verdict = apns_verdict(status, {"reason": reason})
-    rule = apns.RULES[status, reason]
-    assert (verdict.effect, verdict.scope, verdict.reason, verdict.retire) == (
-        rule.effect,
-        rule.scope,
-        reason,
-        rule.retire,
-    )
-    assert (verdict.invalid_since is not None) == (verdict.effect is Effect.TOKEN_DEAD)
-
-
 def test_only_answers_about_the_token_kill_it() -> None:
     """What a wrong topic or environment of ours causes is guarded; a refused credential never speaks about a token."""
     dead = {
@@ -96,13 +83,6 @@ def fcm_body(status: int, code: str | None = None, message: str = "m", **element
     if "apple" in elements:
         details.insert(0, {"@type": APNS_ERROR, **elements["apple"]})
     return {"error": {"code": status, "message": message, "status": "X", "details": details}}
-
-
-@pytest.mark.parametrize(("status", "code"), sorted(fcm.RULES))
-def test_every_fcm_row(status: int, code: str) -> None:
-    verdict = fcm_verdict(status, fcm_body(status, code))
-    rule = fcm.RULES[status, code]
-    assert (verdict.effect, verdict.scope, verdict.guarded) == (rule.effect, rule.scope, rule.guarded)
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,28 @@ class TestConfigFile:
         [
             ('"ABCDE12345"', '"abc"', "apps.shop.apns.team_id", "'abc'", "[A-Z0-9]{10}"),
             ('"KEY1234567"', "7", "apps.shop.apns.key_id", "7", "string"),
-            ('key_id = "KEY1234567"', "", "apps.shop.apns.key_id", "nothing", "required"),
+            ('key_id = "KEY1234567"', "", "apps.shop.apns", "no key_id", "certificate_file"),
+            (
+                "topic",
+                'certificate_file = "keys/AuthKey.p8"\ntopic',
+                "apps.shop.apns",
+                "certificate_file and key_id, key_file",
+                "one of the two ways",
+            ),
+            (
+                "topic",
+                'sandbox_key_id = "KEY7654321"\ntopic',
+                "apps.shop.apns",
+                "one of sandbox_key_id",
+                "both or neither",
+            ),
+            (
+                "topic",
+                'certificate_password_file = "keys/AuthKey.p8"\ntopic',
+                "apps.shop.apns",
+                "without certificate_file",
+                "all of them",
+            ),
             ('"com.example.shop"', '""', "apps.shop.apns.topic", "''", "at least 1"),
             ('"com.example.shop"', '"a b"', "apps.shop.apns.topic", "'a b'", "text of the form"),
             ("AuthKey.p8", "No.p8", "apps.shop.apns.key_file", "No.p8", "a readable file"),
@@ -326,7 +347,7 @@ class TestConfigFile:
             ("topic", f'url = "https://u:{SECRET}@h"\ntopic', "apps.shop.apns.url", "a user", "https://HOST"),
             ("topic", 'url = "https://[h"\ntopic', "apps.shop.apns.url", "'https://[h'", "https://HOST"),
             ("shop", "Shop Nr 1", "apps.Shop Nr 1", "", "a-z0-9"),
-            ("apps.shop.apns", "apps.shop.hms", "apps.shop.hms", "does not know", "spelling"),
+            ("apps.shop.apns", "apps.shop.wns", "apps.shop.wns", "does not know", "spelling"),
             ("apps.shop.apns", "app.shop.apns", "app", "does not know", "spelling"),
         ],
     )

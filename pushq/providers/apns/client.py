@@ -7,18 +7,21 @@ import time
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from urllib.parse import urlsplit
 
 import redis
 
 from pushq.http2 import Answer, Burst, GoAwayReceived, HeaderTemplate, Origin, Pool, PoolSettings, Proxy
+from pushq.notification import Notification
 from pushq.providers.answers import Effect, Scope, Verdict
-from pushq.providers.apns import request
-from pushq.providers.apns.credentials import ProviderTokens, load_key
+from pushq.providers.apns import compose
+from pushq.providers.apns.credentials import load_certificate, provider_tokens
 from pushq.providers.apns.responses import RULES, judge
-from pushq.providers.client import Message
+from pushq.providers.client import CredentialRefused, Message
 from pushq.providers.credential_metrics import expose_certificate, expose_token
-from pushq.providers.pool_metrics import PoolMetrics, expose
+from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
+from pushq.rendering.contents import Format
 from pushq.settings import ApnsSettings
 
 log = logging.getLogger("pushq.apns")
@@ -34,6 +37,7 @@ class ApnsClient:
     """See :class:`pushq.providers.client.ProviderClient`."""
 
     platform = "apns"
+    chunk: int | None = None
 
     def __init__(
         self,
@@ -45,7 +49,8 @@ class ApnsClient:
         proxy: Proxy | None = None,
     ) -> None:
         self._app, self._settings = app, settings
-        self._tokens = ProviderTokens(settings, load_key(settings, app), client, time.time)
+        self._certificate = load_certificate(settings, app)
+        self._tokens = provider_tokens(settings, app, client, time.time)
         pool_settings = PoolSettings(
             min_connections=settings.min_connections,
             max_connections=settings.max_connections,
@@ -53,34 +58,31 @@ class ApnsClient:
             request_timeout_s=request_timeout_s,
         )
         self._pools = {
-            "production": Pool(
-                f"apns/{app}",
-                _origin(settings.url, settings),
+            environment: Pool(
+                f"apns/{app}" if environment == "production" else f"apns/{app}/{environment}",
+                _origin(url, settings),
                 pool_settings,
                 proxy=proxy,
                 retire_on=_retires,
-                on_goaway=self._went_away,
+                on_goaway=partial(self._went_away, environment),
                 observer=PoolMetrics(),
-            ),
-            "sandbox": Pool(
-                f"apns/{app}/sandbox",
-                _origin(settings.sandbox_url, settings),
-                pool_settings,
-                proxy=proxy,
-                retire_on=_retires,
-                on_goaway=self._went_away,
-                observer=PoolMetrics(),
-            ),
+            )
+            for environment, url in (("production", settings.url), ("sandbox", settings.sandbox_url))
         }
         for pool in self._pools.values():
             expose(pool)
-        expose_token(app, "apns", "provider_token", self._tokens.ends_at)
+        # The sandbox's token is minted as the other one is, and is of no use to anybody when it ends.
+        if "production" in self._tokens:
+            expose_token(app, "apns", "provider_token", self._tokens["production"].ends_at)
+        if self._certificate is not None:
+            expose_token(app, "apns", "client_certificate", self._certificate.expires_at.timestamp)
         expose_certificate(app, "apns", "ca", settings.ca_file)
         self._started: set[str] = set()
         self._closed = False
-        self._authorization = b""  # used last
-        self._outdated = b""  # one for whose age APNs closed a connection
-        self._rendered: dict[uuid.UUID, tuple[bytes, HeaderTemplate, bytes]] = {}
+        # By environment: what was used last, and what APNs closed a connection for the age of.
+        self._authorization: dict[str, bytes] = {}
+        self._outdated: dict[str, bytes] = {}
+        self._rendered: dict[tuple[uuid.UUID, str], tuple[bytes, HeaderTemplate, bytes]] = {}
 
     def start(self) -> None:
         self._start("production")
@@ -96,17 +98,24 @@ class ApnsClient:
         # A copy: closing a pool waits, and others run meanwhile.
         for environment in tuple(self._started):
             self._pools[environment].close(max(0.0, deadline - time.monotonic()))
+        for pool in self._pools.values():
+            conceal(pool)
 
     def pool(self, environment: str) -> Pool:
         # Most apps have no sandbox devices: its connections are opened for the first of them.
         self._start(environment)
         return self._pools[environment]
 
-    def _went_away(self, event: GoAwayReceived) -> None:
+    @property
+    def credential_expires_at(self) -> datetime | None:
+        """When the client certificate ends (UTC); None with a key, which does not."""
+        return None if self._certificate is None else self._certificate.expires_at
+
+    def _went_away(self, environment: str, event: GoAwayReceived) -> None:
         """The requests have their outcomes already; here it is about those to come. Called by the connection: no waiting."""
         effect = _CREDENTIAL.get(event.reason)
         if effect is Effect.REAUTHENTICATE:
-            self._outdated = self._authorization
+            self._outdated[environment] = self._authorization.get(environment, b"")
         elif effect is not None:
             log.error(
                 "apns_credential_refused_by_goaway",
@@ -117,48 +126,63 @@ class ApnsClient:
                 },
             )
 
+    def format(self, message: Message) -> Format[Notification]:
+        return compose.format_of(message)
+
     def burst(
-        self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime
+        self,
+        message: Message,
+        tokens: Sequence[bytes],
+        device_ids: Sequence[int],
+        now: datetime,
+        contents: Sequence[bytes] | None = None,
     ) -> Burst:
-        template, body = self._render(message)
-        send_id = message.send_id
-        return Burst(
-            template,
-            len(tokens),
-            targets=tokens,
-            bodies=body,
-            values=[(request.apns_id(send_id, device),) for device in device_ids],
-        )
+        self._check_certificate(now)
+        common, body = self._render(message)
+        return compose.burst(common, message, tokens, device_ids, body if contents is None else contents)
+
+    def _check_certificate(self, now: datetime) -> None:
+        """APNs refuses an expired one in the handshake, without a word: say it before."""
+        expires_at = self.credential_expires_at
+        if expires_at is not None and now >= expires_at:
+            raise CredentialRefused(
+                f"the certificate of app {self._app!r} expired at {expires_at:%Y-%m-%d %H:%M} UTC. Put a new one at"
+                f" apps.{self._app}.apns.certificate_file, then: pushq resume"
+            )
+
+    def _current_authorization(self, environment: str) -> bytes:
+        """The value of the ``authorization`` header; empty where a client certificate stands for it."""
+        tokens = self._tokens.get(environment)
+        if tokens is None:
+            return b""
+        outdated = self._outdated.pop(environment, b"")
+        if outdated:
+            tokens.expired(outdated)
+        self._authorization[environment] = tokens.authorization()
+        return self._authorization[environment]
 
     def _render(self, message: Message) -> tuple[HeaderTemplate, bytes]:
-        if self._outdated:
-            self._tokens.expired(self._outdated)
-            self._outdated = b""
-        self._authorization = authorization = self._tokens.authorization()
-        kept = self._rendered.get(message.send_id)
+        authorization = self._current_authorization(message.environment)
+        key = message.send_id, message.environment
+        kept = self._rendered.get(key)
         if kept is None or kept[0] != authorization:
-            expires_at = 0 if message.notification.ttl == 0 else int(message.expires_at.timestamp())
-            headers = request.headers(
-                message.notification,
-                topic=self._settings.topic,
-                authorization=authorization,
-                expires_at=expires_at,
-                collapse_id=message.collapse_id,
-            )
-            template = HeaderTemplate(
-                request.PATH_PREFIX, headers, varying=(b"apns-id",), unindexed=request.UNINDEXED
-            )
-            kept = authorization, template, request.payload(message.notification)
-            self._rendered[message.send_id] = kept
+            common = compose.template(message, topic=self._settings.topic, authorization=authorization)
+            kept = authorization, common, self.format(message).write(message.notification)
+            self._rendered[key] = kept
             while len(self._rendered) > _KEPT_SENDS:
                 del self._rendered[next(iter(self._rendered))]
         return kept[1], kept[2]
+
+    def rehearse(self, message: Message, tokens: Sequence[bytes], contents: Sequence[bytes]) -> None:
+        """APNs delivers what it takes."""
 
     def judge(self, answer: Answer, *, sent_at: datetime, now: datetime) -> Verdict:
         return judge(answer.status, answer.headers, answer.body, sent_at=sent_at, now=now)
 
     def reauthenticate(self, burst: Burst) -> None:
-        self._tokens.expired(dict(burst.template.headers)[b"authorization"])
+        stale = dict(burst.template.headers).get(b"authorization", b"")
+        for tokens in set(self._tokens.values()):
+            tokens.expired(stale)
 
     def explain(self, verdict: Verdict) -> str:
         table = f"apps.{self._app}.apns"
@@ -168,6 +192,10 @@ class ApnsClient:
             "DeviceTokenNotForTopic": f"{table}.topic is the bundle id of the app that the tokens come from",
             "BadDeviceToken": f"the tokens come from this app and from the environment of {table}.url",
             "TopicDisallowed": f"{table}.topic belongs to the team of the key",
+            "FeatureNotEnabled": f"the broadcast capability is enabled for {table}.topic in the developer account",
+            "TopicMismatch": f"{table}.topic belongs to the key or certificate",
+            "BadCertificate": f"{table}.certificate_file is a push certificate of this app, and not revoked",
+            "BadCertificateEnvironment": f"{table}.certificate_file is made for this environment",
             "BadEnvironmentKeyInToken": f"the key of {table} is made for this environment",
             "BadEnvironmentKeyIdInToken": f"the key of {table} is made for this environment",
         }.get(verdict.reason, f"the settings in {table}")
@@ -176,7 +204,14 @@ class ApnsClient:
 
 def _origin(url: str, settings: ApnsSettings) -> Origin:
     parts = urlsplit(url)
-    return Origin(parts.hostname or "", parts.port or 443, ca_file=settings.ca_file)
+    return Origin(
+        parts.hostname or "",
+        parts.port or 443,
+        ca_file=settings.ca_file,
+        client_cert=settings.certificate_file,
+        client_key=settings.certificate_key_file,
+        client_password=settings.certificate_password_file,
+    )
 
 
 def _retires(answer: Answer) -> bool:

@@ -1,4 +1,4 @@
-"""The provider token for APNs: one JWT per team and key for the whole fleet.
+"""What APNs knows us by: a TLS client certificate, or a provider token, one JWT per team and key for the whole fleet.
 
 Source: Apple, "Establishing a token-based connection to APNs": ES256, refused when over 60 minutes old, and not to be renewed more
 often than every 20. Apple's staff and field reports say that tokens of one team count together, so the fleet shares one through
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from pushq.errors import SettingsError
+from pushq.http2 import ClientCertificate, read_client_certificate
 from pushq.settings import ApnsSettings
 
 log = logging.getLogger("pushq.apns")
@@ -35,29 +36,73 @@ FLOOR_S: Final = 30 * 60
 LOCK_S: Final = 10
 
 
-def load_key(settings: ApnsSettings, name: str) -> EllipticCurvePrivateKey:
-    """Read the .p8 file.
+def load_key(settings: ApnsSettings, name: str, environment: str = "production") -> EllipticCurvePrivateKey:
+    """Read the .p8 file for an environment: the sandbox may have one of its own.
 
     Raises:
         SettingsError: it holds no P-256 private key; the message names the setting, never the content.
     """
-    setting = f"apps.{name}.apns.key_file"
+    own = environment == "sandbox" and settings.sandbox_key_file is not None
+    path = settings.sandbox_key_file if own else settings.key_file
+    setting = f"apps.{name}.apns.{'sandbox_key_file' if own else 'key_file'}"
     expected = "the .p8 file that Apple gave out: an unencrypted P-256 private key in PEM"
+    if path is None:
+        raise SettingsError(f"{setting}: found nothing; expected {expected}")
     try:
-        key = load_pem_private_key(settings.key_file.read_bytes(), password=None)
+        key = load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError):
         raise SettingsError(
-            f"{setting}: found {str(settings.key_file)!r}, which holds no readable key; expected {expected}"
+            f"{setting}: found {str(path)!r}, which holds no readable key; expected {expected}"
         ) from None
     except OSError as exc:
         raise SettingsError(
-            f"{setting}: found {str(settings.key_file)!r}, which cannot be read ({exc.strerror})"
+            f"{setting}: found {str(path)!r}, which cannot be read ({exc.strerror})"
         ) from None
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
-        raise SettingsError(
-            f"{setting}: found a key of another kind in {str(settings.key_file)!r}; expected {expected}"
-        )
+        raise SettingsError(f"{setting}: found a key of another kind in {str(path)!r}; expected {expected}")
     return key
+
+
+def load_certificate(settings: ApnsSettings, name: str) -> ClientCertificate | None:
+    """The TLS client certificate, where the app has one.
+
+    Raises:
+        SettingsError: it cannot be read, lacks its key, or belongs to another app; the message names the setting.
+    """
+    if settings.certificate_file is None:
+        return None
+    setting = f"apps.{name}.apns.certificate_file"
+    certificate = read_client_certificate(
+        settings.certificate_file,
+        settings.certificate_key_file,
+        settings.certificate_password_file,
+        name=setting,
+    )
+    # Apple writes the bundle id into the subject; the topic may have a suffix (a VoIP certificate).
+    bundle = certificate.user_id
+    if bundle and settings.topic != bundle and not settings.topic.startswith(f"{bundle}."):
+        raise SettingsError(
+            f"{setting}: found a certificate for {bundle!r}; expected one for apps.{name}.apns.topic, {settings.topic!r}"
+        )
+    return certificate
+
+
+def provider_tokens(
+    settings: ApnsSettings, name: str, client: redis.Redis, clock: Callable[[], float]
+) -> dict[str, ProviderTokens]:
+    """Who hands out the tokens, by environment; nothing where a client certificate stands for them.
+
+    Raises:
+        SettingsError: a key file cannot be used.
+    """
+    if settings.certificate_file is not None:
+        return {}
+    production = ProviderTokens(settings, load_key(settings, name), client, clock)
+    if settings.sandbox_key_file is None:
+        return {"production": production, "sandbox": production}
+    key = load_key(settings, name, "sandbox")
+    sandbox = ProviderTokens(settings, key, client, clock, key_id=settings.sandbox_key_id)
+    return {"production": production, "sandbox": sandbox}
 
 
 def _fingerprint(key: EllipticCurvePrivateKey) -> str:
@@ -70,6 +115,7 @@ class ProviderTokens:
 
     Args:
         clock: UNIX seconds; injected so that tests can let an hour pass.
+        key_id: of the key, where it is not ``settings.key_id``.
     """
 
     def __init__(
@@ -78,8 +124,10 @@ class ProviderTokens:
         key: EllipticCurvePrivateKey,
         client: redis.Redis,
         clock: Callable[[], float],
+        *,
+        key_id: str | None = None,
     ) -> None:
-        self._team, self._key_id, self._key = settings.team_id, settings.key_id, key
+        self._team, self._key_id, self._key = settings.team_id, key_id or settings.key_id, key
         self._redis, self._clock = client, clock
         # By the key itself as well: what a wrong file signed must not outlive its replacement by the right one.
         self._slot = f"pushq:apns:token:{self._team}:{self._key_id}:{_fingerprint(key)}"

@@ -1,7 +1,7 @@
 """What APNs answers, row by row.
 
-Source: Apple, "Handling notification responses from APNs"; the reason strings marked "wire" are seen in the field but not on
-that page. Never listed as a dead token: anything a wrong topic, key or environment of ours can cause, except where ``guarded``.
+Sources: Apple, "Handling notification responses from APNs", and for broadcast channels "Handling error responses from Apple Push
+Notification service"; the reason strings marked "wire" are seen in the field but not on those pages. Never listed as a dead token: anything a wrong topic, key or environment of ours can cause, except where ``guarded``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ RULES: Final[Mapping[tuple[int, str], Rule]] = {
     (400, "MissingDeviceToken"): Rule(_X),
     (400, "MissingTopic"): _CONFIG,
     (400, "PayloadEmpty"): _MESSAGE,
-    (400, "TopicDisallowed"): _CONFIG,
+    # A connection knows the team's topics from its first push: one that was added since needs a new connection.
+    (400, "TopicDisallowed"): _CONFIG_CLOSE,
     (403, "BadCertificate"): _CONFIG_CLOSE,
     (403, "BadCertificateEnvironment"): _CONFIG_CLOSE,
     (403, "ExpiredProviderToken"): Rule(Effect.REAUTHENTICATE, Scope.CREDENTIAL, retire=True),
@@ -54,6 +55,17 @@ RULES: Final[Mapping[tuple[int, str], Rule]] = {
     (500, "InternalServerError"): Rule(_R, Scope.PROVIDER, min_wait_s=1.0),
     (503, "ServiceUnavailable"): Rule(_R, Scope.PROVIDER, min_wait_s=1.0),
     (503, "Shutdown"): Rule(_R, Scope.CONNECTION, retire=True),
+    # Broadcast channels and their management.
+    (400, "FeatureNotEnabled"): _CONFIG,
+    (400, "MissingChannelId"): _MESSAGE,
+    (400, "BadChannelId"): _MESSAGE,
+    (400, "ChannelNotRegistered"): _MESSAGE,
+    (400, "BadRequestParams"): _MESSAGE,
+    (400, "BadRequestPayload"): _MESSAGE,
+    (400, "MissingPushType"): _MESSAGE,
+    (400, "CannotCreateChannelConfig"): _CONFIG,
+    (400, "MissingChannelQueueSize"): _MESSAGE,  # wire
+    (403, "TopicMismatch"): _CONFIG,
 }
 
 #: For a reason that the table does not list, by hundreds of the status.
@@ -107,6 +119,8 @@ def judge(
         wait_s=max(rule.min_wait_s, asked or 0.0),
         guarded=rule.guarded,
         retire=rule.retire,
+        flow_control=rule.flow_control,
+        doubtful=rule.doubtful,
         invalid_since=invalid_since,
         detail=str(word)[:100] if word is not None else "",
     )

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from itertools import repeat
+from typing import Final
 from urllib.parse import urlsplit
 
 import redis
 
 from pushq.http2 import Answer, Burst, HeaderTemplate, Origin, Pool, PoolSettings, Proxy
+from pushq.notification import Notification
 from pushq.providers.answers import Verdict
 from pushq.providers.client import Message
 from pushq.providers.credential_metrics import expose_certificate, expose_token
-from pushq.providers.fcm import request
+from pushq.providers.fcm import compose
 from pushq.providers.fcm.credentials import AccessTokens
 from pushq.providers.fcm.responses import judge
-from pushq.providers.pool_metrics import PoolMetrics, expose
+from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
+from pushq.rendering.contents import Format
 from pushq.settings import FcmSettings
 
 #: FCM's back end takes 100 at once and answers the next one with GOAWAY (firebase-admin-node caps itself at the same figure).
@@ -32,6 +35,7 @@ class FcmClient:
     """See :class:`pushq.providers.client.ProviderClient`."""
 
     platform = "fcm"
+    chunk: int | None = None
 
     def __init__(
         self,
@@ -44,7 +48,6 @@ class FcmClient:
     ) -> None:
         self._app, self._settings = app, settings
         self._tokens = AccessTokens(app, settings, client, time.time, proxy)
-        self._path = request.path(settings.project_id)
         parts = urlsplit(settings.url)
         self._pool = Pool(
             f"fcm/{app}",
@@ -68,36 +71,53 @@ class FcmClient:
         expose_token(app, "fcm", "access_token", self._tokens.ends_at)
         expose_certificate(app, "fcm", "ca", settings.ca_file)
         self._template: tuple[bytes, HeaderTemplate] | None = None
-        self._rendered: dict[uuid.UUID, dict[str, Any]] = {}
+        self._rendered: dict[uuid.UUID, bytes] = {}
 
     def start(self) -> None:
         self._pool.start()
 
     def close(self, grace: float) -> None:
         self._pool.close(grace)
+        conceal(self._pool)
         self._tokens.close()
 
     def pool(self, environment: str) -> Pool:
         return self._pool
 
+    def format(self, message: Message) -> Format[Notification]:
+        return compose.format_of(message)
+
     def burst(
-        self, message: Message, tokens: Sequence[bytes], device_ids: Sequence[int], now: datetime
+        self,
+        message: Message,
+        tokens: Sequence[bytes],
+        device_ids: Sequence[int],
+        now: datetime,
+        contents: Iterable[bytes] | None = None,
     ) -> Burst:
+        if contents is None:
+            contents = repeat(self._render(message), len(tokens))
+        return compose.burst(self._common(), tokens, contents, target=message.target)
+
+    def rehearse(self, message: Message, tokens: Sequence[bytes], contents: Sequence[bytes]) -> Burst:
+        return compose.burst(self._common(), tokens, contents, target=message.target, validate_only=True)
+
+    def _common(self) -> HeaderTemplate:
         authorization = self._tokens.authorization()
         if self._template is None or self._template[0] != authorization:
             self._template = (
                 authorization,
-                HeaderTemplate(self._path, request.headers(authorization=authorization)),
+                compose.template(project_id=self._settings.project_id, authorization=authorization),
             )
-        parts = self._rendered.get(message.send_id)
-        if parts is None:
-            parts = request.message(
-                message.notification, ttl_s=message.notification.ttl, collapse_id=message.collapse_id
-            )
-            self._rendered[message.send_id] = parts
+        return self._template[1]
+
+    def _render(self, message: Message) -> bytes:
+        content = self._rendered.get(message.send_id)
+        if content is None:
+            content = self._rendered[message.send_id] = self.format(message).write(message.notification)
             while len(self._rendered) > _KEPT_SENDS:
                 del self._rendered[next(iter(self._rendered))]
-        return Burst(self._template[1], len(tokens), bodies=request.bodies(parts, tokens))
+        return content
 
     def judge(self, answer: Answer, *, sent_at: datetime, now: datetime) -> Verdict:
         return judge(answer.status, answer.headers, answer.body, sent_at=sent_at, now=now)

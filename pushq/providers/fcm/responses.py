@@ -17,10 +17,15 @@ from pushq.providers.answers import Effect, Rule, Scope, Verdict, retry_after
 _R, _D, _X, _C = Effect.RETRY, Effect.TOKEN_DEAD, Effect.REJECTED, Effect.CONFIGURATION
 _SERVER = Rule(_R, Scope.PROVIDER, min_wait_s=10.0)
 _QUOTA = Rule(_R, Scope.PROVIDER, min_wait_s=60.0)
+#: Quotas of one device and of one topic hold up nobody else. For a device no shortest wait is stated: the back-off decides.
+_DEVICE_QUOTA = Rule(_R)
+_TOPIC_QUOTA = Rule(_R, min_wait_s=60.0)
 
 #: By status and the FcmError's errorCode ("" when the answer has none).
 RULES: Final[Mapping[tuple[int, str], Rule]] = {
     (400, ""): Rule(_X, Scope.MESSAGE),
+    # After the decision list: only what became of the other recipients of the same message can tell.
+    (400, "INVALID_ARGUMENT"): Rule(_X, Scope.MESSAGE, doubtful=True),
     (401, ""): Rule(Effect.REAUTHENTICATE, Scope.CREDENTIAL),
     (401, "THIRD_PARTY_AUTH_ERROR"): Rule(_C, Scope.RECIPIENT),
     (401, "APNS_AUTH_ERROR"): Rule(_C, Scope.RECIPIENT),
@@ -38,10 +43,14 @@ RULES: Final[Mapping[tuple[int, str], Rule]] = {
     (504, ""): _SERVER,
 }
 FALLBACK: Final[Mapping[int, Rule]] = {4: Rule(_X), 5: _SERVER}
+#: "No more information is available about this error", at any status; a 429 is a quota all the same.
+_UNSPECIFIED: Final = "UNSPECIFIED_ERROR"
+_UNSPECIFIED_RULES: Final[Mapping[int, Rule]] = {4: Rule(_X, Scope.MESSAGE), 5: _SERVER}
 
 _FCM_ERROR: Final = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _APNS_ERROR: Final = "type.googleapis.com/google.firebase.fcm.v1.ApnsError"
 _BAD_REQUEST: Final = "type.googleapis.com/google.rpc.BadRequest"
+_QUOTA_FAILURE: Final = "type.googleapis.com/google.rpc.QuotaFailure"
 _BAD_TOKEN_TEXT: Final = "registration token is not a valid fcm registration token"  # noqa: S105
 _DEAD_ON_APPLE: Final = {
     "BadDeviceToken": True,
@@ -68,6 +77,10 @@ def judge(
     code = str(details.get(_FCM_ERROR, {}).get("errorCode") or "")
     if status == 400 and code in ("", "INVALID_ARGUMENT"):
         rule, reason = _invalid_argument(error, details, code)
+    elif status == 429:
+        rule, reason = _quota(details, code)
+    elif code == _UNSPECIFIED:
+        rule, reason = _UNSPECIFIED_RULES.get(status // 100, _SERVER), code
     else:
         known = RULES.get((status, code))
         rule = known or FALLBACK.get(status // 100, _SERVER)
@@ -86,7 +99,9 @@ def judge(
         wait_s=wait,
         guarded=rule.guarded,
         retire=rule.retire,
-        invalid_since=sent_at if rule.effect is Effect.TOKEN_DEAD else None,
+        invalid_since=sent_at if rule.effect is Effect.TOKEN_DEAD or rule.doubtful else None,
+        flow_control=rule.flow_control,
+        doubtful=rule.doubtful,
         detail=str(error.get("message") or "")[:200],
     )
 
@@ -109,7 +124,23 @@ def _invalid_argument(error: Mapping[str, Any], details: Mapping[str, Any], code
         return Rule(_X, Scope.MESSAGE), "INVALID_ARGUMENT"
     if code and _BAD_TOKEN_TEXT in str(error.get("message") or "").lower():
         return Rule(_D), "INVALID_TOKEN"
-    return Rule(_X, Scope.MESSAGE), "INVALID_ARGUMENT"
+    return RULES[400, code], "INVALID_ARGUMENT"
+
+
+def _quota(details: Mapping[str, Any], code: str) -> tuple[Rule, str]:
+    """Whose quota it is, by the words of the QuotaFailure (ErrorCode page: "message rate", "device message rate", "topic message
+    rate" exceeded). Without one it is taken for the project's: the attempt looks whether others were hit as well."""
+    violations = details.get(_QUOTA_FAILURE, {}).get("violations")
+    words = " ".join(
+        f"{violation.get('subject')} {violation.get('description')}".lower()
+        for violation in (violations if isinstance(violations, list) else ())
+        if isinstance(violation, dict)
+    )
+    if "device" in words:
+        return _DEVICE_QUOTA, "QUOTA_EXCEEDED_DEVICE"
+    if "topic" in words:
+        return _TOPIC_QUOTA, "QUOTA_EXCEEDED_TOPIC"
+    return RULES.get((429, code), _QUOTA), "QUOTA_EXCEEDED"
 
 
 def _error(body: bytes) -> Mapping[str, Any]:
