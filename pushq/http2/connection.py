@@ -277,7 +277,8 @@ class Connection:
 
     def _time_answers(self) -> None:
         self._timed_at = at = self._answered_at
-        self._owner.timed([(at - written_at, answers) for written_at, answers in self.core.waited()])
+        if waits := [(at - written_at, answers) for written_at, answers in self.core.waited()]:
+            self._owner.timed(waits)
 
     def _hear(self, events: Sequence[Event]) -> None:
         for event in events:
