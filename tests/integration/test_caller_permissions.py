@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import amqp
 import pytest
+import redis
 from kombu import Connection
 
 from pushq.app import TRANSACTIONAL
@@ -52,3 +54,16 @@ def test_a_caller_may_call_and_read_nothing(rabbitmq: RabbitMqServer, rabbitmq_u
             connection.default_channel.basic_get(TRANSACTIONAL)
     finally:
         rabbitmq.control("delete_user", NAME)
+
+
+def test_what_flower_shows_of_a_call_is_not_its_message(redis_url: str) -> None:
+    """Task events repeat a header of the message, in which Celery would put the arguments."""
+    done = call(redis_url)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with redis.Redis.from_url(redis_url) as client:
+        (raw,) = client.lrange(TRANSACTIONAL, 0, -1)
+    message = json.loads(raw)
+    assert (message["headers"]["argsrepr"], message["headers"]["kwargsrepr"]) == (
+        "(transactional, shop)",
+        "{}",
+    )
