@@ -30,6 +30,7 @@ BATCH: Final = 2500
 BURSTS: Final = 5
 #: Looks at the answers of one batch; more than a batch at 80 ms latency takes.
 LOOKS: Final = 20
+EXPORTED_S: Final = 7.0
 LIMITS: Final = {"off": 0.001, "on": 0.10}
 
 

@@ -39,6 +39,7 @@ class Database:
             pool_pre_ping=False,
             # A pooled connection may have died with the server: the first use raises, the pool is emptied, `begin` says so.
             pool_recycle=1800,
+            hide_parameters=True,  # of an error's text: it is logged, and they are tokens and notifications
             json_serializer=lambda value: orjson.dumps(value).decode(),
             json_deserializer=orjson.loads,
             connect_args={

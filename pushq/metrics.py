@@ -72,7 +72,11 @@ class Histogram(Collector):
         Args:
             labels: their values, in the order of their names; ``count`` 0 lets the series begin.
         """
-        at = bisect_left(self._bounds, value)
+        self.observe_all(labels, ((value, count),))
+
+    def observe_all(self, labels: tuple[str, ...], values: Iterable[tuple[float, int]]) -> None:
+        """Count values, each so many times; ``labels`` as for :meth:`observe`."""
+        bounds, total = self._bounds, 0.0
         with self._lock:
             counts = self._counts.get(labels)
             if counts is None:
@@ -80,8 +84,10 @@ class Histogram(Collector):
                     raise ValueError(f"{self._name} has the labels {self._labels}, found {labels}")
                 counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
                 self._sums[labels] = 0.0
-            counts[at] += count
-            self._sums[labels] += value * count
+            for value, count in values:
+                counts[bisect_left(bounds, value)] += count
+                total += value * count
+            self._sums[labels] += total
 
     def describe(self) -> Iterable[Metric]:
         yield HistogramMetricFamily(self._name, self._documentation, labels=self._labels)

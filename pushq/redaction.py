@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from pushq.settings import Settings
+from pushq.settings import ServiceUrl, Settings
 
 MASK: Final = "***"
 #: A shorter password is also part of ordinary words, and masking it would make lines unreadable and tell its length.
@@ -33,8 +33,8 @@ _SHAPES: Final = re.compile(
 
 def passwords(settings: Settings) -> list[str]:
     """The passwords in the settings' URLs, as written and decoded."""
-    urls = (settings.database_url, settings.broker_url, settings.redis_url, settings.http_proxy)
-    return sorted(frozenset().union(*(url.passwords() for url in urls if url is not None)))
+    values = (getattr(settings, name) for name in Settings.model_fields)
+    return sorted(frozenset().union(*(one.passwords() for one in values if isinstance(one, ServiceUrl))))
 
 
 class Redactor:

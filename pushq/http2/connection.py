@@ -60,8 +60,8 @@ class Owner(Protocol):
     def work_waits(self) -> bool: ...
     def others_could_write(self, connection: Connection) -> bool: ...
     def answered(self, connection: Connection, answer: Answer) -> None: ...
-    def timed(self, waited_s: float, answers: int) -> None:
-        """So many requests were answered so long after they had been written."""
+    def timed(self, waits: Sequence[tuple[float, int]]) -> None:
+        """Seconds from writing to the answer, and of how many requests."""
 
     def went_away(self, connection: Connection, event: GoAwayReceived) -> None: ...
     def changed(self, connection: Connection) -> None:
@@ -277,8 +277,8 @@ class Connection:
 
     def _time_answers(self) -> None:
         self._timed_at = at = self._answered_at
-        for written_at, answers in self.core.waited():
-            self._owner.timed(at - written_at, answers)
+        if waits := [(at - written_at, answers) for written_at, answers in self.core.waited()]:
+            self._owner.timed(waits)
 
     def _hear(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -10,7 +10,7 @@ import logging
 import random as _random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from pushq.http2.burst import Answer, Burst
@@ -259,8 +259,8 @@ class Pool:
         if self._retire_on(answer):
             connection.retire(Reason.RETIRED_BY_ANSWER)
 
-    def timed(self, waited_s: float, answers: int) -> None:
-        self._observer.answered(self.name, waited_s, answers)
+    def timed(self, waits: Sequence[tuple[float, int]]) -> None:
+        self._observer.answered(self.name, waits)
 
     def went_away(self, connection: Connection, event: GoAwayReceived) -> None:
         if self._on_goaway is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pushq import metrics
 from pushq.http2 import Reason
 from pushq.providers.client import RequestPool
@@ -23,9 +25,9 @@ class PoolMetrics:
     def connect_failed(self, pool: str, reason: Reason) -> None:
         metrics.http2_connects_failed.labels(pool, reason).inc()
 
-    def answered(self, pool: str, seconds: float, count: int) -> None:
+    def answered(self, pool: str, waits: Sequence[tuple[float, int]]) -> None:
         platform, app = _target(pool)
-        metrics.push_provider_latency.observe((app, platform), seconds, count)
+        metrics.push_provider_latency.observe_all((app, platform), waits)
 
     def goaway_received(self, pool: str, code: int) -> None:
         metrics.http2_goaways.labels(pool, str(code) if code <= _HIGHEST_CODE else "other").inc()

@@ -80,7 +80,13 @@ class EntryTask(Task):  # type: ignore[misc]
         try:
             with trace as traced:
                 headers.update(traced)
-                options.update(PUBLISH_TIMEOUTS, task_id=str(send_id), headers=headers or None)
+                # The arguments stand in task events otherwise: Flower would show the message and whom it is for.
+                options.update(
+                    PUBLISH_TIMEOUTS,
+                    task_id=str(send_id),
+                    headers=headers or None,
+                    argsrepr=f"({submission.kind}, {submission.app})",
+                )
                 result = super().apply_async((message,), {}, **options)
         except (OperationalError, OSError) as exc:
             raise ServiceUnavailable(

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +15,10 @@ import pytest
 
 from pushq.app import CORE_QUEUES, PLATFORM_QUEUES
 from pushq.demo.fleet import WORKERS
-from pushq.embedded.server import free_port
-from tests.e2e.world import World, open_world, shell_environment
+from tests.deployment import procfile_processes
+from tests.e2e.flower_process import flower_process
+from tests.e2e.world import World, open_world
 
-ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT_S = 60.0
 SHOWN_TIMEOUT_S = 30.0
 #: Longer than a batch takes to be picked up, shorter than a worker is given to stop.
 SLOW_MS = 3000.0
@@ -73,42 +68,13 @@ class Flower:
 
 @contextmanager
 def flower(world: World) -> Iterator[Flower]:
-    """Run the Procfile's command, on a port of its own."""
-    procfile = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
-    port = free_port()
-    program, *arguments = shlex.split(re.sub(r"--port=\d+", f"--port={port}", procfile["flower"]))
-    log = world.folder / "flower.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [Path(sys.executable).with_name(program), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=shell_environment() | world.environment | {"FLOWER_UNAUTHENTICATED_API": "true"},
-            cwd=world.folder,
-        )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=15.0, trust_env=False) as client:
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while not _answers(client):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.1)
-            yield Flower(client, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _answers(client: httpx.Client) -> bool:
-    try:
-        return client.get("/api/workers").status_code == 200
-    except httpx.TransportError:
-        return False
+    """Run the Procfile's command."""
+    (line,) = [process for process in procfile_processes() if process.name == "flower"]
+    with (
+        flower_process(world, line.command, {"FLOWER_UNAUTHENTICATED_API": "true"}) as process,
+        httpx.Client(base_url=process.url, timeout=15.0, trust_env=False) as client,
+    ):
+        yield Flower(client, process.log)
 
 
 def test_flower_shows_workers_and_tasks(world: World, broker_url: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 import uuid
 from collections import Counter
@@ -25,7 +27,7 @@ from pushq.ledger.progress import Progress
 from pushq.redaction import MASK
 from pushq.settings import ServiceUrl
 from tests.e2e.collector import Collector, ReceivedSpan
-from tests.e2e.world import World, open_world
+from tests.e2e.world import World, open_world, shell_environment
 from tests.integration.ledger_world import shared_database
 from tests.services.fixtures import Fleet as Servers
 from tests.unit.test_log_events import documented
@@ -374,6 +376,24 @@ class TestRoles:
             pytest.raises(psycopg.errors.InsufficientPrivilege),
         ):
             connection.execute(statement.encode())
+
+    def test_the_observer_sees_all_that_the_exporter_needs(self, observed: Observed) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "pushq", "exporter", "--once", "--json"],
+            env=shell_environment()
+            | observed.environment
+            | {"PUSHQ_DATABASE_URL": as_role(observed.url, "pushq_observer")},
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        up = {
+            sample["labels"]["source"]: sample["value"]
+            for sample in json.loads(done.stdout)["samples"]
+            if sample["name"] == "pushq_exporter_up"
+        }
+        assert up["database"] == 1, done.stderr
 
     def test_the_clean_up_made_its_partitions(self, observed: Observed) -> None:
         """As a role that owns the dead letters and no other table."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import gevent
 
@@ -72,8 +72,8 @@ class Counts:
     def connect_failed(self, pool: str, reason: Reason) -> None:
         self.failed.append(reason)
 
-    def answered(self, pool: str, seconds: float, count: int) -> None:
-        self.answers.append((seconds, count))
+    def answered(self, pool: str, waits: Sequence[tuple[float, int]]) -> None:
+        self.answers += waits
 
     def goaway_received(self, pool: str, code: int) -> None:
         self.goaways.append(code)

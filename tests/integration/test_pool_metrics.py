@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import gevent
 from prometheus_client import REGISTRY
 
 from pushq.embedded.server import free_port
@@ -64,3 +65,24 @@ def test_attempts_that_fail_are_counted_by_reason() -> None:
             lambda: (value("pushq_http2_connects_failed_total", pool=name, reason="connect_refused") or 0) > 0
         )
     assert value("apns_connection_pool_exhausted_total", pool=name) is None
+
+
+def test_how_long_answers_took_is_a_histogram_of_the_app(authority: Authority) -> None:
+    held = list[Request]()
+
+    def seen(suffix: str, **more: str) -> float:
+        return value(f"push_provider_latency_seconds_{suffix}", app="timed", platform="apns", **more) or 0.0
+
+    with (
+        H2Server(authority, held.append) as server,
+        open_pool("apns/timed/sandbox", server.origin, first_request_alone=False) as pool,
+    ):
+        assert seen("count") == 0  # begun by the pool
+        pool.submit(burst_of(20), PATIENT)
+        until(lambda: len(held) == 20)
+        gevent.sleep(0.3)
+        for request in held:
+            request.answer()
+        until(lambda: seen("count") == 20)
+    assert seen("bucket", le="0.25") == 0
+    assert seen("sum") >= 20 * 0.3

@@ -180,7 +180,7 @@ class AccessTokens:
 
     def ends_at(self) -> float:
         """UNIX seconds at which the token ends; nan while nobody needs it renewed. Past, or soon: its renewal fails."""
-        due = self._ends - MARGIN_S
+        due = max(self._ends - MARGIN_S, 0.0)
         return self._ends if self._clock() < due or self._retry_at > due else math.nan
 
     def _usable(self) -> bool:
