@@ -57,19 +57,15 @@ class Opener:
 
     def __call__(self, url: str | None = None, *, trusted: bool = True, **options: Any) -> HmsPool:
         url = url or self.settings.url
-        pool = HmsPool(
-            "hms/test",
-            url,
-            Dialling(url, self.settings.ca_file if trusted else None),
-            **{
-                "max_connections": 4,
-                "request_timeout_s": 1.0,
-                "idle_close_s": 30.0,
-                "observer": NullObserver(),
-                "random": lambda: 0.0,
-            }
-            | options,
-        )
+        chosen: dict[str, Any] = {
+            "max_connections": 4,
+            "request_timeout_s": 1.0,
+            "idle_close_s": 30.0,
+            "observer": NullObserver(),
+            "random": lambda: 0.0,
+        }
+        dialling = Dialling(url, self.settings.ca_file if trusted else None)
+        pool = HmsPool("hms/test", url, dialling, **(chosen | options))
         self.pools.append(pool)
         return pool
 
