@@ -259,3 +259,27 @@ class TestTopics:
         finally:
             request.close()
         return Tokens(str(account.token), "other")
+
+
+class TestSendingFromTheShell:
+    @pytest.mark.parametrize(
+        ("target", "body"),
+        [
+            (("--topic", "news"), {"topic": "news"}),
+            (("--condition", "'news' in topics"), {"condition": "'news' in topics"}),
+        ],
+    )
+    def test_fcm_looks_at_a_topics_message_without_sending_it(
+        self, pushq: Run, mock: MockProcess, target: tuple[str, str], body: dict[str, str]
+    ) -> None:
+        found = as_json(pushq("send", *target, "--title", "Extra!", "--dry-run", "--json"))
+        assert found["good"] is True
+        (asked,) = [json.loads(each["body"]) for each in mock.requests("fcm")]
+        assert asked["validate_only"] is True
+        assert {key: asked["message"][key] for key in body} == body
+        assert mock.accepted("fcm") == {}
+
+    def test_a_target_and_users_are_two_audiences(self, pushq: Run) -> None:
+        done = pushq("send", "--topic", "news", "--user", "5", "--title", "x")
+        assert isinstance(done.exception, InvalidRequest)
+        assert done.exception.field == "--user"
