@@ -342,7 +342,7 @@ class HmsSettings(LimitSettings):
     oauth_url: HttpsOrigin = "https://oauth-login.cloud.huawei.com"
     ca_file: ReadableFile | None = None
     tokens_per_request: Annotated[int, Field(ge=1, le=1000)] = 1000
-    max_connections: Annotated[int, Field(ge=1, le=1000)] = 32
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 64
     idle_close_seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
 
     @model_validator(mode="after")

@@ -87,7 +87,7 @@ def _channels(app: str | None, environment: str) -> Iterator[Channels]:
     epilog="""\b
 Examples:
   pushq apns channels create --app shop --store
-  pushq send --audience '{"channel": "ID"}' ..."""
+  pushq send --channel ID --notification goal.json"""
 )
 @app_option
 @environment_option

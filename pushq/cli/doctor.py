@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections import Counter
 
 import click
@@ -56,6 +55,5 @@ def doctor(timeout: float, as_json: bool) -> None:
             if finding.advice:
                 out.print(f"        {escape(finding.advice)}", soft_wrap=True)
         out.print(f"{counts['failed']} failed, {counts['warning']} warning(s), {counts['ok']} ok")
-    sys.stdout.flush()
     if counts["failed"]:
-        raise click.exceptions.Exit(1)
+        raise SystemExit(1)

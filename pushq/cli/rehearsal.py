@@ -101,7 +101,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     )
     lines = [f"{title:<6}{devices:>20}   {checked}"]
     for name, many in found["without"].items():
-        lines.append(f"{'':6}{many:>12,} without {name}: they would be rejected (value_missing)")
+        lines.append(f"{'':6}{many:>12,} without {name}: rejected (value_missing) where the text asks for it")
     for objection in found["objections"]:
         language = f"{objection['language']}: " if objection["language"] else ""
         status = f"{objection['status']} " if objection["status"] else ""

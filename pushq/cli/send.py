@@ -41,6 +41,12 @@ Examples:
 @click.option(
     "--user", "users", multiple=True, type=int, help="A user id, instead of segments: a transactional send."
 )
+@click.option("--topic", help="Instead of segments: everybody who is subscribed to this topic of FCM.")
+@click.option("--condition", help="Instead of segments: a condition on FCM's topics: \"'news' in topics\"")
+@click.option("--channel", help="Instead of segments: a broadcast channel of APNs, by its id.")
+@click.option(
+    "--environment", type=click.Choice(["production", "sandbox"]), help="Of the channel; default: production."
+)
 @click.option("--platform", "platforms", multiple=True, help="Only these; default: all that the app has.")
 @click.option(
     "--guarantee", type=click.Choice(["at_most_once", "at_least_once"]), help="Never twice, or never lost."
@@ -78,6 +84,10 @@ def send(
     segments: tuple[str, ...],
     excluded: tuple[str, ...],
     users: tuple[int, ...],
+    topic: str | None,
+    condition: str | None,
+    channel: str | None,
+    environment: str | None,
     platforms: tuple[str, ...],
     guarantee: str | None,
     idempotency_key: str | None,
@@ -109,7 +119,12 @@ def send(
         options["guarantee"] = guarantee
     retry = {"max_attempts": max_attempts, "initial_delay": retry_initial_delay, "max_delay": retry_max_delay}
     options |= {"rate": rate, "retry": {key: value for key, value in retry.items() if value is not None}}
+    target = {"topic": topic, "condition": condition, "channel": channel, "environment": environment}
     if users:
+        if any(target.values()):
+            raise InvalidRequest(
+                "--user", "users together with a topic, condition or channel", "one of the two"
+            )
         if segments or excluded:
             raise InvalidRequest("--user", "users and segments together", "one of the two")
         task = send_notification
@@ -123,6 +138,7 @@ def send(
             "segments": list(segments),
             "exclude_segments": list(excluded),
             "platforms": list(platforms),
+            **target,
         }
         arguments = {"audience": {key: value for key, value in audience.items() if value}}
     arguments |= {"notification": notification, **options}

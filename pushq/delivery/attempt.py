@@ -152,7 +152,7 @@ class Attempt:
                 part.finished = part.burst.wait(0)
                 spans += self._take(part, judge)
         ended = not self.open_bursts()
-        self._settle_doubts(ended=ended)
+        self._weigh_doubts(ended=ended)
         self._settle_throttling(ended=ended)
         return spans
 
@@ -255,22 +255,43 @@ class Attempt:
             elif verdict.status == 429 and verdict.scope is Scope.PROVIDER:
                 self._throttled.append(verdict.wait_s)
 
-    def _settle_doubts(self, *, ended: bool) -> None:
-        """Blame the tokens where the same message was taken for others, else the message: once all have ended, or many agree."""
-        if self.personal:
-            doubts, self._doubtful = self._doubtful, {}
-            for position, verdict in doubts.items():
-                self._bury(position, Outcome.REJECTED, verdict)
-        elif self._doubtful and Outcome.ACCEPTED in self.outcomes:
-            for position, verdict in self._doubtful.items():
+    def _weigh_doubts(self, *, ended: bool) -> None:
+        """Send nothing more where many agree, or all have ended, and nobody got the message."""
+        if (
+            self._doubtful
+            and not self.proven
+            and not self.personal
+            and (ended or len(self._doubtful) >= ENOUGH_DOUBTS)
+        ):
+            self.halted = self.halted or next(iter(self._doubtful.values()))
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether answers wait for :meth:`settle_doubts`."""
+        return bool(self._doubtful)
+
+    @property
+    def proven(self) -> bool:
+        """Whether the provider took the same message for others of this batch."""
+        return not self.personal and Outcome.ACCEPTED in self.outcomes
+
+    def settle_doubts(self, *, proven: bool) -> None:
+        """Blame the tokens where the same message was taken for others, else the message; one that is a recipient's own, alone.
+
+        Args:
+            proven: what :attr:`proven` says, or that it was so in another batch of the send.
+        """
+        doubts, self._doubtful = self._doubtful, {}
+        if doubts and proven and self.halted is not None and self.halted.doubtful:
+            self.halted = None
+        for position, verdict in doubts.items():
+            if proven:
                 self.guarded[position] = replace(
                     verdict, effect=Effect.TOKEN_DEAD, scope=Scope.RECIPIENT, guarded=True, doubtful=False
                 )
-            self._doubtful.clear()
-        elif ended or len(self._doubtful) >= ENOUGH_DOUBTS:
-            doubts, self._doubtful = self._doubtful, {}
-            for position, verdict in doubts.items():
-                self._bury(position, Outcome.REJECTED, verdict)
+                continue
+            self._bury(position, Outcome.REJECTED, replace(verdict, invalid_since=None))
+            if not self.personal:
                 self.halted = self.halted or verdict
 
     def _settle_throttling(self, *, ended: bool) -> None:

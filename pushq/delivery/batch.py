@@ -139,6 +139,8 @@ class BatchRun:
 
     def _settle(self, client: ProviderClient, attempt: Attempt, sending: Sending, error: str | None) -> Step:
         self._journaled = sending.journaled
+        if attempt.in_doubt:
+            attempt.settle_doubts(proven=attempt.proven or self._taken_elsewhere(attempt))
         suspicion = self._guard(client, attempt)
         if attempt.reauthenticate is not None:
             try:
@@ -171,6 +173,13 @@ class BatchRun:
             log.info("set_up_renewed")
             return True
         return False
+
+    def _taken_elsewhere(self, attempt: Attempt) -> bool:
+        """Whether the provider took this message for anybody in another batch."""
+        if attempt.personal:
+            return False
+        with self._d.database.begin() as connection:
+            return sends.accepted_by(connection, self._send.id, self._lease.platform)
 
     def _guard(self, client: ProviderClient, attempt: Attempt) -> str | None:
         """Decide about rejections that a wrong set-up causes as well. Returns why the send has to be held, if it has."""

@@ -302,6 +302,17 @@ def load(connection: Connection, send_id: uuid.UUID) -> Send:
     )
 
 
+def accepted_by(connection: Connection, send_id: uuid.UUID, platform: str) -> bool:
+    """Whether the platform has taken the send's message for anybody, as far as its batches are settled."""
+    found: bool = connection.execute(
+        text(
+            "SELECT EXISTS (SELECT FROM send_batches WHERE send_id = :id AND platform = :platform AND accepted > 0)"
+        ),
+        {"id": send_id, "platform": platform},
+    ).scalar_one()
+    return found
+
+
 def lock(connection: Connection, send_id: uuid.UUID) -> Any:
     """The row of a send, which nobody else changes until this transaction ends. Raises UnknownSend when there is none."""
     row = connection.execute(text("SELECT * FROM sends WHERE id = :id FOR UPDATE"), {"id": send_id}).first()

@@ -295,8 +295,8 @@ def _parse_answer(fields: _Fields) -> AnswerSpec:
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         raise fields.wrong("headers", headers, "a table of texts")
     shape = fields.text("shape")
-    if shape is not None and (len(shape) != 1 or shape not in "abcdefghijk"):
-        raise fields.wrong("shape", shape, "a letter from a to k")
+    if shape is not None and (len(shape) != 1 or shape not in "abcdefghijklmn"):
+        raise fields.wrong("shape", shape, "a letter from a to n")
     status = fields.count("status", least=200) or (400 if shape else None)
     if status is None or status > 599:
         raise fields.wrong("status", status, "a status from 200 to 599")

@@ -150,6 +150,10 @@ class MockProcess:
         found: list[dict[str, Any]] = json.loads(self._call("GET", f"/requests/{platform}?last={last}"))
         return found
 
+    def subscribed(self, topic: str) -> list[str]:
+        """Tokens that are subscribed to a topic of FCM."""
+        return self._call("GET", f"/topics/{topic}").decode().split()
+
     def set_faults(self, faults: Sequence[Mapping[str, Any]], seed: int = 0) -> None:
         """Replace the fault table; an empty list ends all faults."""
         self._call("POST", "/faults", {"faults": list(faults), "seed": seed})

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pushq.database import Database
-from pushq.demo.devices import Device, generate, write_csv
+from pushq.demo.devices import DEFAULT_PLATFORMS, Device, generate, write_csv
 from pushq.demo.fleet import WORKERS, Fleet
 from pushq.ledger.progress import Progress, progress, waiting_dead_letters
 from pushq.ledger.sends import UnknownSend
 from pushq.mock import MockProcess
+from pushq.platforms import PLATFORMS
 from pushq.settings import ServiceUrl
 
 COMMAND_TIMEOUT_S = 90.0
@@ -69,8 +70,15 @@ class World:
             check=False,
         )
 
-    def import_devices(self, count: int, dead_ratio: float = 0.03, *, app: str = "shop") -> list[Device]:
-        self.devices = list(generate(count, dead_ratio))
+    def import_devices(
+        self,
+        count: int,
+        dead_ratio: float = 0.03,
+        *,
+        app: str = "shop",
+        platforms: Sequence[str] = DEFAULT_PLATFORMS,
+    ) -> list[Device]:
+        self.devices = list(generate(count, dead_ratio, platforms=platforms))
         path = self.folder / "devices.csv"
         with path.open("w", encoding="utf-8") as file:
             write_csv(file, iter(self.devices), app=app, now=datetime.now(UTC))
@@ -112,7 +120,7 @@ class World:
 
     def provider_counts(self) -> dict[str, dict[str, int]]:
         """How often each token was accepted, by platform, as the providers counted."""
-        return {platform: self.mock.accepted(platform) for platform in ("apns", "fcm")}
+        return {platform: self.mock.accepted(platform) for platform in PLATFORMS}
 
     def alive(self, platform: str) -> set[str]:
         return {device.token for device in self.devices if device.platform == platform and not device.dead}

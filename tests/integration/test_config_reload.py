@@ -223,6 +223,8 @@ class TestRotation:
         assert "InvalidProviderToken" in (held.error or "")
         config.use("apns", mock.add_key("apns"))
         config.write()
+        assert runtime.watch is not None
+        assert runtime.watch.look()
         with world.database.begin() as connection:
             sends.resume(connection, send_id)
         sweeper.sweep(world.database, world.settings)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pushq.delivery.gate import Grant, OpenGate
 from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import sends, sweeper
 from pushq.mock import MockProcess
@@ -413,3 +414,47 @@ class TestRequests:
         assert mock.accepted("hms") == every(2500)
         named = [len(json.loads(request["body"])["message"]["token"]) for request in mock.requests("hms")]
         assert sorted(named) == [500, 1000, 1000]
+
+
+class RecordingGate(OpenGate):
+    """Allows everything and keeps what it was asked and told."""
+
+    def __init__(self) -> None:
+        self.wants: list[int] = []
+        self.pauses: list[float] = []
+
+    def ask(self, app: str, platform: str, *, want: int, **more: Any) -> Grant:
+        self.wants.append(want)
+        return Grant(want)
+
+    def hold_off(self, app: str, platform: str, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+
+class TestFlowControl:
+    def test_permits_are_for_devices(
+        self, ledger_url: str, redis_url: str, app: AppSettings, mock: MockProcess
+    ) -> None:
+        gate = RecordingGate()
+        with open_world(ledger_url, app, batch_size=2500, plan_page=5000) as world:
+            world.empty()
+            send_id, batch_no = send_to(world, 2500)
+            with open_worker(world, redis_url, gate=gate) as worker:
+                worker.run(send_id, batch_no)
+        assert gate.wants == [1000, 1000, 500]
+        assert gate.pauses == []
+
+    @pytest.mark.parametrize(
+        ("answer", "pause"), [({"status": 503}, 2.0), ({"status": 503, "retry_after": 30}, 30.0)]
+    )
+    def test_a_503_pauses_everybody(
+        self, world: World, redis_url: str, mock: MockProcess, answer: dict[str, Any], pause: float
+    ) -> None:
+        once(mock, **answer)
+        gate = RecordingGate()
+        send_id, batch_no = send_to(world)
+        with open_worker(world, redis_url, gate=gate) as worker:
+            step = worker.run(send_id, batch_no)
+        assert gate.pauses == [pause]
+        assert step.retry_in is not None
+        assert step.retry_in >= pause

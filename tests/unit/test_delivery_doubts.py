@@ -53,11 +53,16 @@ class Trial:
         self.signal.ended = Code.IN_FLIGHT not in self.burst.codes
         self.attempt.collect(judge)
 
+    def decide(self, *, elsewhere: bool = False) -> Attempt:
+        """As at the end of a run."""
+        self.attempt.settle_doubts(proven=self.attempt.proven or elsewhere)
+        return self.attempt
+
 
 def test_where_another_got_the_same_message_the_token_is_to_blame_and_guarded() -> None:
     trial = Trial(3)
     trial.answer(p0=400, p1=200, p2=200)
-    attempt = trial.attempt
+    attempt = trial.decide()
     assert attempt.halted is None
     assert {position: verdict.effect for position, verdict in attempt.guarded.items()} == {
         0: Effect.TOKEN_DEAD
@@ -73,14 +78,16 @@ def test_the_order_of_the_answers_does_not_matter() -> None:
     assert (trial.attempt.halted, trial.attempt.guarded, trial.attempt.dead) == (None, {}, [])
     assert trial.attempt.outcomes[0] == Outcome.PENDING
     trial.answer(p1=200, p2=200)
-    assert list(trial.attempt.guarded) == [0]
+    assert list(trial.decide().guarded) == [0]
     assert trial.attempt.halted is None
 
 
 def test_where_nobody_got_it_the_message_is_to_blame() -> None:
     trial = Trial(2)
     trial.answer(p0=400, p1=400)
-    attempt = trial.attempt
+    # Nothing more is sent, even before it is decided.
+    assert trial.attempt.halted is not None
+    attempt = trial.decide()
     assert attempt.halted is not None
     assert attempt.halted.reason == "INVALID_ARGUMENT"
     assert list(attempt.outcomes) == [Outcome.REJECTED, Outcome.REJECTED]
@@ -97,7 +104,17 @@ def test_an_acceptance_of_an_earlier_attempt_counts() -> None:
     attempt.add(burst, [1])
     signal.ended = True
     attempt.collect(judge)
+    attempt.settle_doubts(proven=attempt.proven)
     assert list(attempt.guarded) == [1]
+
+
+def test_an_acceptance_in_another_batch_counts_and_the_send_goes_on() -> None:
+    trial = Trial(2)
+    trial.answer(p0=400, p1=400)
+    attempt = trial.decide(elsewhere=True)
+    assert attempt.halted is None
+    assert list(attempt.guarded) == [0, 1]
+    assert list(attempt.outcomes) == [Outcome.PENDING, Outcome.PENDING]
 
 
 def test_many_doubts_and_no_acceptance_need_no_waiting_for_the_last() -> None:
@@ -111,7 +128,7 @@ def test_many_doubts_and_no_acceptance_need_no_waiting_for_the_last() -> None:
 def test_messages_of_their_own_say_nothing_about_each_other() -> None:
     trial = Trial(3, personal=True)
     trial.answer(p0=400, p1=200, p2=200)
-    attempt = trial.attempt
+    attempt = trial.decide()
     assert (attempt.halted, attempt.guarded) == (None, {})
     assert list(attempt.outcomes) == [Outcome.REJECTED, Outcome.ACCEPTED, Outcome.ACCEPTED]
 

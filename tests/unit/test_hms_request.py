@@ -62,6 +62,13 @@ class TestDownlink:
             "data": '{"k":"v"}',
         }
 
+    @pytest.mark.parametrize("api", ["v2", "v3"])
+    def test_a_text_that_is_missing_is_the_other_one(self, api: request.Api) -> None:
+        for fields in ({"title": None}, {"body": None}):
+            document = built(api, **fields)
+            shown = (document.get("message") or document["payload"])["notification"]
+            assert shown["title"] == shown["body"] == ("20% off" if "title" in fields else "Sale")
+
     def test_only_checked(self) -> None:
         message = request.content(notification(), api="v2", collapse_id=None)
         assert orjson.loads(request.body("v2", message, TOKENS, validate_only=True))["validate_only"] is True

@@ -2,7 +2,8 @@
 
 Requests are large and few: a thousand devices each, so that a handful of connections carries more than any app may send. One request
 at a time keeps what is known about them apart: a connection that breaks leaves one request unknown, never its neighbours', whether
-the host speaks HTTP/1.1 or HTTP/2 (Huawei does not say; ALPN decides).
+the host speaks HTTP/1.1 or HTTP/2 (Huawei does not say; ALPN decides). HTTP/2 costs more CPU (benchmarks/hms_rate.py), far below any
+app's limit, and is asked for because its GOAWAY and REFUSED_STREAM say what was not processed, where HTTP/1.1 just closes.
 
 A lane is a greenlet and its connection. In a patched worker lanes run side by side; in a process that is not patched, such as a test,
 one after the other.

@@ -182,7 +182,9 @@ def _given(**members: Any) -> dict[str, Any]:
 
 
 def _shown(notification: Notification) -> dict[str, str]:
-    return _given(title=notification.title, body=notification.body, image=notification.image)
+    """HMS wants a title and a body: where the message has one of them, it stands in both places."""
+    title, body = notification.title, notification.body
+    return _given(title=title or body, body=body or title, image=notification.image)
 
 
 def _ttl(notification: Notification, options: HmsOptions) -> int:
