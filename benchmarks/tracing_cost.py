@@ -85,14 +85,14 @@ def measure(devices: int, rounds: int) -> dict[str, Any]:
             for traced in (False, True) if number % 2 == 0 else (True, False):
                 figures[traced].append(worker_seconds(place, devices, traced=traced))
         spans = len(collector.spans())
-    batches = devices / BATCH
+    batches, calls = devices / BATCH, off_seconds()
     off, on = (statistics.median(figures[traced]) for traced in (False, True))
     return {
         "devices": devices,
         "worker_cpu_s": {"off": figures[False], "on": figures[True]},
         "batch_cpu_ms": round(off / batches * 1000, 3),
-        "off_us_per_batch": round(off_seconds() * 1e6, 2),
-        "off_share": round(off_seconds() / (off / batches), 6),
+        "off_us_per_batch": round(calls * 1e6, 2),
+        "off_share": round(calls / (off / batches), 6),
         "on_share": round(on / off - 1, 4),
         "spans": spans,
     }
