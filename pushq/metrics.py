@@ -207,6 +207,12 @@ last_sweep: Final = Gauge(
 )
 sweeper: Final = Counter("pushq_sweeper", "What the sweeper did, in rows.", ("action",))
 leases_lost: Final = Counter("pushq_leases_lost", "Leases that another holder took over or that ended.")
+unlisted_answers: Final = Counter(
+    "pushq_unlisted_answers",
+    "Answers that no table lists, by the status class they fell to: look for answer_not_listed in the log.",
+    (*_TARGET, "reason"),
+)
+
 # Connections
 
 config_reload_failed: Final = Gauge(

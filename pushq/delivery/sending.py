@@ -24,6 +24,7 @@ from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.outcomes import Outcome
 from pushq.ledger.sends import Send
 from pushq.notification import Notification
+from pushq.providers import unlisted
 from pushq.providers.answers import Effect, Scope, Verdict
 from pushq.providers.client import ProviderClient, RequestPool
 from pushq.rendering.contents import Renderer, Values
@@ -364,6 +365,7 @@ class Sending:
 
     def _judge(self, answer: Answer) -> Verdict:
         verdict = self._client.judge(answer, sent_at=self.sent_at, now=self._d.clock())
+        unlisted.note(self._send.app, self._lease.platform, verdict)
         # What speaks about one recipient is in the dead letters; a line each would drown the log.
         told = answer is self._logged or verdict.effect is Effect.RETRY
         if verdict.scope is not Scope.RECIPIENT and not told:

@@ -246,9 +246,25 @@ class TestGate:
         self, world: World, worker: Worker, gate: Turnstile, mock: MockProcess
     ) -> None:
         answer = {"status": 429, "reason": "QUOTA_EXCEEDED", "retry_after": 17}
-        mock.set_faults([{"platform": "fcm", "token": token("fcm", 2), "times": 1, "answer": answer}])
+        mock.set_faults(
+            [
+                {"platform": "fcm", "token": token("fcm", user), "times": 1, "answer": answer}
+                for user in (2, 3)
+            ]
+        )
         assert worker.run(*send_to(world, platform="fcm")).retry_in == 17.0
-        assert gate.pauses == [(APP, "fcm", 17.0)]
+        assert set(gate.pauses) == {(APP, "fcm", 17.0)}
+
+    @pytest.mark.parametrize("shape", [None, "m"])
+    def test_one_device_s_quota_pauses_nobody_else(
+        self, world: World, worker: Worker, gate: Turnstile, mock: MockProcess, shape: str | None
+    ) -> None:
+        """Where FCM says that it is the device's, and where it says nothing but took the message for all others."""
+        answer = {"status": 429, "reason": "QUOTA_EXCEEDED"} | ({"shape": shape} if shape else {})
+        mock.set_faults([{"platform": "fcm", "token": token("fcm", 2), "times": 1, "answer": answer}])
+        step = worker.run(*send_to(world, platform="fcm"))
+        assert step.retry_in is not None
+        assert gate.pauses == []
 
 
 class TestRetryAfter:

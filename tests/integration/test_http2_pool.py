@@ -353,7 +353,7 @@ def test_client_certificates(authority: Authority, pools: Pools, tmp_path: Path)
 def test_certificate_files_that_cannot_be_used_are_named(field: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pem"
     broken.write_text("not a certificate")
-    with pytest.raises(SettingsError, match=f"{field} .*broken.pem"):
+    with pytest.raises(SettingsError, match=rf"{field}\b.*broken\.pem"):
         Pool("test", Origin("localhost", 443, **{field: broken}))  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match=r"missing\.pem"):
         Pool("test", Origin("localhost", 443, **{field: tmp_path / "missing.pem"}))  # type: ignore[arg-type]

@@ -18,7 +18,9 @@ def test_a_pool_that_is_asked_for_while_the_client_closes_is_not_started() -> No
 
     def pool(name: str) -> Pool:
         # What runs while a pool waits for its connections' ends.
-        closes = SimpleNamespace(start=lambda: started.append(name), close=lambda _: client.pool("sandbox"))
+        closes = SimpleNamespace(
+            name=name, start=lambda: started.append(name), close=lambda _: client.pool("sandbox")
+        )
         return cast("Pool", closes)
 
     client._pools = {name: pool(name) for name in ("production", "sandbox")}

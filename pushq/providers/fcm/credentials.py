@@ -36,6 +36,8 @@ LOCK_S: Final = 30
 RETRY_S: Final = 10.0
 #: A token that could not be renewed is used until this long before its end.
 LAST_USE_S: Final = 30.0
+#: A token that was fetched because its predecessor was refused, and is refused within this time itself, proves the set-up wrong.
+PROOF_S: Final = 60.0
 
 
 class _Answer(transport.Response):
@@ -150,6 +152,8 @@ class AccessTokens:
         self._ends = 0.0
         self._retry_at = 0.0
         self._failure = ""
+        #: When a token was fetched in the place of a refused one.
+        self._replaced_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"AccessTokens(app={self._app})"
@@ -195,10 +199,21 @@ class AccessTokens:
         raise CredentialUnavailable(self._failure)
 
     def expired(self, stale: bytes) -> None:
-        """FCM answered 401 to ``stale``: get another token, unless somebody already has."""
+        """FCM answered 401 to ``stale``: get another token, unless somebody already has.
+
+        Raises:
+            CredentialRefused: ``stale`` was itself fetched a moment ago in the place of a refused one.
+        """
         with self._lock:
-            if self._token == stale:
-                self._renew(stale=stale)
+            if self._token != stale:
+                return
+            if self._clock() - self._replaced_at < PROOF_S:
+                raise CredentialRefused(
+                    f"FCM refuses the access token of app {self._app!r}, a new one as well (401). Check that the service account of"
+                    f" apps.{self._app}.fcm may use the FCM API, and this machine's clock, then: pushq resume"
+                )
+            self._renew(stale=stale)
+            self._replaced_at = self._clock()
 
     def _renew(self, stale: bytes | None) -> None:
         try:

@@ -85,6 +85,9 @@ def judge(
         known = RULES.get((status, code))
         rule = known or FALLBACK.get(status // 100, _SERVER)
         reason = (code or f"status_{status}") if known else f"other_{status // 100}xx"
+    detail = str(error.get("message") or "")
+    if code and reason.startswith("other_"):
+        detail = f"{code}: {detail}"
     wait = rule.min_wait_s
     if rule.effect is Effect.RETRY:
         asked = retry_after(headers, now)
@@ -102,7 +105,7 @@ def judge(
         invalid_since=sent_at if rule.effect is Effect.TOKEN_DEAD or rule.doubtful else None,
         flow_control=rule.flow_control,
         doubtful=rule.doubtful,
-        detail=str(error.get("message") or "")[:200],
+        detail=detail[:200],
     )
 
 
