@@ -107,6 +107,7 @@ class TestApnsKey:
     def test_anything_else_names_the_setting(
         self, settings: ApnsSettings, content: bytes, found: str
     ) -> None:
+        assert settings.key_file is not None
         settings.key_file.write_bytes(content)
         with pytest.raises(SettingsError) as caught:
             load_key(settings, "shop")
@@ -118,6 +119,7 @@ class TestApnsKey:
         assert caught.value.__cause__ is None
 
     def test_a_file_that_went_away_names_the_setting(self, settings: ApnsSettings) -> None:
+        assert settings.key_file is not None
         settings.key_file.unlink()
         with pytest.raises(SettingsError, match=r"^apps\.shop\.apns\.key_file: found .*No such file"):
             load_key(settings, "shop")
@@ -282,6 +284,8 @@ class TestApnsTokens:
         clock.now += 50 * MINUTE
         tokens.authorization()
         said = f"{tokens!r} {tokens} " + everything(caplog)
+        assert settings.key_id is not None
+        assert settings.key_file is not None
         assert settings.key_id in said
         assert token.split()[1].decode() not in said
         assert_no_content(said, settings.key_file.read_bytes())
