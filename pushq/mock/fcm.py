@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
@@ -22,6 +23,10 @@ from pushq.mock.fcm_schema import objections
 # A Firebase installation id: 22 characters, of which the first is one of four (firebase-js-sdk, installations).
 FID = re.compile(rb"[cdef][A-Za-z0-9_-]{21}")
 SEND_PATH = re.compile(r"/v1/projects/([^/]+)/messages:send")
+# How firebase-admin subscribes since 7.7 (messaging, ``_make_topic_management_request_v1``); older ones use iid.googleapis.com.
+SUBSCRIPTION_PATH = re.compile(
+    r"/v1/projects/([^/?]+)/registrations/([^/?]+)/topicSubscriptions(?:\?topic_name=([^&]+)|/([^?]+)(?:\?.*)?)"
+)
 TOKEN = re.compile(rb"[A-Za-z0-9_:-]{20,}")
 MAX_PAYLOAD_BYTES = 4096
 TARGETS = ("token", "topic", "condition", "fid")
@@ -54,6 +59,8 @@ class FcmRules:
     """
 
     platform = "fcm"
+    #: Subscribes a token to a topic, or ends that; tells what is in the way.
+    change_subscription: Callable[..., str | None] = staticmethod(lambda topic, token, *, add: None)
 
     def __init__(
         self,
@@ -73,8 +80,11 @@ class FcmRules:
         return Session()
 
     def admit(self, request: Request, session: Session, now: float) -> Answer | None:
-        path = SEND_PATH.fullmatch(request.path)
-        if path is None or request.method != "POST":
+        path, methods = SEND_PATH.fullmatch(request.path), ("POST",)
+        if path is None:
+            path = SUBSCRIPTION_PATH.fullmatch(request.path)
+            methods = ("POST",) if path is not None and path[3] else ("DELETE",)
+        if path is None or request.method not in methods:
             return Answer(404, HTML_TYPE, b"<!DOCTYPE html>\n<title>Error 404 (Not Found)!!1</title>\n")
         scheme, _, text = (request.value("authorization") or "").partition(" ")
         good_until = self._issued(text, now) if scheme.lower() == "bearer" else None
@@ -93,6 +103,9 @@ class FcmRules:
         return None
 
     def target(self, request: Request) -> bytes:
+        subscription = SUBSCRIPTION_PATH.fullmatch(request.path)
+        if subscription is not None:
+            return unquote(subscription[2]).encode()
         try:
             kind, value = _target(_message(_document(request)))
         except _Objection:
@@ -100,6 +113,9 @@ class FcmRules:
         return value.encode("utf-8", "replace") if kind == "token" else f"{kind}:{value}".encode()
 
     def consider(self, request: Request, now: float) -> Answer:
+        subscription = SUBSCRIPTION_PATH.fullmatch(request.path)
+        if subscription is not None:
+            return self._subscribe(subscription, add=request.method == "POST")
         try:
             document = _document(request)
             message = _message(document)
@@ -141,6 +157,17 @@ class FcmRules:
 
     def expire_credentials(self, now: float) -> None:
         self._expire(now)
+
+    def _subscribe(self, path: re.Match[str], *, add: bool) -> Answer:
+        token, topic = unquote(path[2]), unquote(path[3] or path[4])
+        error = self.change_subscription(topic.removeprefix("/topics/"), token, add=add)
+        if error == "NOT_FOUND":
+            return _shape("f")
+        if error is not None:
+            status = 429 if error == "TOO_MANY_TOPICS" else 400
+            return Answer(status, JSON_TYPE, error_body(status, error), error)
+        name = f"projects/{path[1]}/registrations/{path[2]}/topicSubscriptions/{topic}"
+        return Answer(200, JSON_TYPE, orjson.dumps({"name": name} if add else {}))
 
 
 def _shape(letter: str) -> Answer:

@@ -83,7 +83,7 @@ class TopicRules:
             return _refuse(400, "TOO_MANY_REGISTRATION_TOKENS")
         add = path[1] == "batchAdd"
         results = [
-            {} if (error := self._change(topic[1], each, add=add)) is None else {"error": error}
+            {} if (error := self.change(topic[1], each, add=add)) is None else {"error": error}
             for each in tokens
         ]
         return Answer(200, JSON_TYPE, orjson.dumps({"results": results}))
@@ -100,7 +100,8 @@ class TopicRules:
     def expire_credentials(self, now: float) -> None:
         self._expire(now)
 
-    def _change(self, topic: str, token: str, *, add: bool) -> str | None:
+    def change(self, topic: str, token: str, *, add: bool) -> str | None:
+        """Subscribe the token, or end that; what is in the way, or None. Repeating it is fine."""
         if not well_formed(token.encode("utf-8", "replace")):
             return "INVALID_ARGUMENT"
         if token.startswith(self._dead_prefix):

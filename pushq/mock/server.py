@@ -155,6 +155,7 @@ class MockServer:
         topic_rules = TopicRules(
             oauth_rules.good_until, settings.dead_prefix.encode(), oauth_rules.expire_credentials
         )
+        fcm_rules.change_subscription = topic_rules.change
         topics_endpoint = endpoint(topic_rules)
         manage_endpoints = [endpoint(ChannelRules(rules)) for rules in (production, sandbox)]
         by_platform |= {"channels": manage_endpoints, "topics": [topics_endpoint]}

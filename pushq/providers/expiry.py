@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from pushq.errors import SettingsError
+from pushq.providers.apns.client import WARN_BEFORE
 from pushq.providers.apns.credentials import load_certificate
 from pushq.settings import AppSettings
-
-#: Apple's certificates live for a year, and a new one takes a person: that long before the end it is time.
-WARN_BEFORE: Final = timedelta(days=30)
 
 
 @dataclass(frozen=True)

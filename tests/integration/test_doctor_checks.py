@@ -209,6 +209,15 @@ class TestProviders:
         assert finding.status is Status.WARNING
         assert "503 UNAVAILABLE" in finding.found
 
+    def test_a_clock_that_differs_from_the_providers(self, settings: Settings, mock: MockProcess) -> None:
+        answer = {"shape": "b", "headers": {"date": "Tue, 01 Jan 2030 12:00:00 GMT"}}
+        mock.set_faults([{"platform": "fcm", "answer": answer}])
+        reached, clock = found(settings, "FCM shop")
+        assert (reached.status, clock.status) == (Status.OK, Status.FAILED)
+        assert clock.subject == "clock"
+        assert "that of FCM shop" in clock.found
+        assert "NTP" in clock.advice
+
     def test_a_file_that_is_no_key(self, settings: Settings, tmp_path: Path) -> None:
         path = tmp_path / "key.p8"
         path.write_text("hunter2hunter2")

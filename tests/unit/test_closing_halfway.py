@@ -24,7 +24,7 @@ def test_a_pool_that_is_asked_for_while_the_client_closes_is_not_started() -> No
         return cast("Pool", closes)
 
     client._pools = {name: pool(name) for name in ("production", "sandbox")}
-    client._started, client._closed = set(), False
+    client._started, client._closed, client._certificate = set(), False, None
     client.start()
     client.close(1.0)
     assert started == ["production"]

@@ -6,8 +6,9 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Final
 from urllib.parse import urlsplit
 
 import redis
@@ -29,6 +30,8 @@ log = logging.getLogger("pushq.apns")
 _RETIRE = tuple(reason.encode() for (_, reason), rule in RULES.items() if rule.retire)
 #: Reasons that speak of the credential, wherever they stand: in an answer, or in a GOAWAY instead of one.
 _CREDENTIAL = {reason: rule.effect for (_, reason), rule in RULES.items() if rule.scope is Scope.CREDENTIAL}
+#: Apple's certificates live for a year, and a new one takes a person: that long before the end it is time.
+WARN_BEFORE: Final = timedelta(days=30)
 #: Sends whose template and body are kept; more than run at the same time.
 _KEPT_SENDS = 64
 
@@ -85,7 +88,24 @@ class ApnsClient:
         self._rendered: dict[tuple[uuid.UUID, str], tuple[bytes, HeaderTemplate, bytes]] = {}
 
     def start(self) -> None:
+        self._tell_of_the_end()
         self._start("production")
+
+    def _tell_of_the_end(self) -> None:
+        ends = self.credential_expires_at
+        if ends is None:
+            return
+        left = ends - datetime.now(UTC)
+        if left < WARN_BEFORE:
+            log.warning(
+                "apns_certificate_ends",
+                extra={
+                    "app": self._app,
+                    "expires_at": ends.isoformat(),
+                    "days_left": max(left.days, 0),
+                    "hint": f"put a new one at apps.{self._app}.apns.certificate_file",
+                },
+            )
 
     def _start(self, environment: str) -> None:
         if environment not in self._started and not self._closed:

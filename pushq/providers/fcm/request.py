@@ -6,7 +6,8 @@ Source: Firebase, "REST Resource: projects.messages".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import orjson
@@ -95,7 +96,7 @@ def _shows(apns: Mapping[str, Any]) -> bool:
     return isinstance(aps, Mapping) and any(key in aps for key in ("alert", "sound", "badge"))
 
 
-def bodies(tokens: Iterable[bytes], contents: Iterable[bytes], *, validate_only: bool = False) -> list[bytes]:
+def bodies(tokens: Sequence[bytes], contents: Iterable[bytes], *, validate_only: bool = False) -> list[bytes]:
     """One body per registration; ``contents`` are :func:`message` as JSON, one per registration or more.
 
     Device tokens are checked at registration to need no JSON escape, so a body is its content with the token written in front.
@@ -104,13 +105,21 @@ def bodies(tokens: Iterable[bytes], contents: Iterable[bytes], *, validate_only:
         validate_only: FCM checks the message and delivers nothing.
     """
     opening = b'{"validate_only":true,"message":{"' if validate_only else b'{"message":{"'
-    # A content is an object that is never empty: its members go on behind the target.
-    return [
-        b'%bfid":"%b",%b}' % (opening, token[_FID_LENGTH:], content[1:])
-        if token.startswith(FID_PREFIX)
-        else b'%btoken":"%b",%b}' % (opening, token, content[1:])
-        for token, content in zip(tokens, contents, strict=False)
-    ]
+    head = opening + b'token":"'
+    each = list(islice(contents, len(tokens)))
+    if not each:
+        return []
+    # A content is an object that is never empty: its members go on behind the target. Mostly it is everybody's.
+    if each.count(each[0]) == len(tokens):
+        tail = b'",%b}' % each[0][1:]
+        result = [head + token + tail for token in tokens]
+    else:
+        result = [
+            b'%b%b",%b}' % (head, token, content[1:]) for token, content in zip(tokens, each, strict=True)
+        ]
+    for index in [index for index, token in enumerate(tokens) if token[:_FID_LENGTH] == FID_PREFIX]:
+        result[index] = b'%bfid":"%b",%b}' % (opening, tokens[index][_FID_LENGTH:], each[index][1:])
+    return result
 
 
 def target_body(kind: str, value: str, content: bytes, *, validate_only: bool = False) -> bytes:
