@@ -360,6 +360,12 @@ def expect(app: str, platform: str) -> None:
     token_cache_misses.labels(platform)
 
 
+def forget_states(app: str, platform: str) -> None:
+    """No client of this app and platform is left: what it saw last is not so any more. Counters stay, for what happened did."""
+    for each in (breaker_state, mass_invalidation_held):
+        each.remove(app, platform)
+
+
 def expect_deactivations(app: str, platform: str) -> None:
     """The same for a process that takes tokens out of use."""
     for reason in DEACTIVATIONS:

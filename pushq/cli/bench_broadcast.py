@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pushq.cli.output import console, emit_json, json_option
+from pushq.demo.devices import DEFAULT_PLATFORMS
 from pushq.loadtest import broadcast as bench
+from pushq.platforms import PLATFORMS
 
 EXAMPLE = """\b
 Example:
@@ -31,7 +33,7 @@ class _Workers(click.ParamType[dict[str, int]]):
             return value
         kinds = [
             "core",
-            *(f"{p}{lane}" for p in bench.PLATFORMS for lane in ("", "-broadcast", "-transactional")),
+            *(f"{p}{lane}" for p in PLATFORMS for lane in ("", "-broadcast", "-transactional")),
         ]
         found: dict[str, int] = {}
         for part in str(value).split(","):
@@ -59,14 +61,19 @@ class _Platforms(click.ParamType[tuple[str, ...]]):
         if isinstance(value, tuple):
             return value
         found = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
-        if not set(found) <= set(bench.PLATFORMS):
-            self.fail(f"found {value!r}; expected some of {', '.join(bench.PLATFORMS)}", param, ctx)
+        if not set(found) <= set(PLATFORMS):
+            self.fail(f"found {value!r}; expected some of {', '.join(PLATFORMS)}", param, ctx)
         return found
 
 
 @click.command(name="broadcast", epilog=EXAMPLE, context_settings={"show_default": True})
 @click.option("--devices", type=click.IntRange(100, 100_000_000), default=100_000, help="Registered devices.")
-@click.option("--platforms", type=_Platforms(), default=",".join(bench.PLATFORMS), help="Whom to send to.")
+@click.option(
+    "--platforms",
+    type=_Platforms(),
+    default=",".join(DEFAULT_PLATFORMS),
+    help=f"Whom to send to: some of {', '.join(PLATFORMS)}.",
+)
 @click.option("--latency-ms", type=click.FloatRange(0, 60_000), default=80.0, help="Of the mock providers.")
 @click.option("--dead-ratio", type=click.FloatRange(0, 1), default=0.03, help="Share of dead tokens.")
 @click.option(

@@ -11,9 +11,10 @@ import click
 import orjson
 
 from pushq.cli.output import emit_json, json_option
+from pushq.platforms import PLATFORMS
 from pushq.settings import load
 
-ROLES = ("core", "apns", "fcm", "beat", "exporter")
+ROLES = ("core", *PLATFORMS, "beat", "exporter")
 
 
 @click.command(epilog="Example: pushq health apns --ready")

@@ -1,4 +1,7 @@
-"""The spans of a batch's requests: one for each burst, with counts. Nothing at all while tracing is off."""
+"""The spans of a batch's requests: one for each burst, with counts. Nothing at all while tracing is off.
+
+Counts are of recipients; ``requests`` is how many HTTP requests they took, fewer where one names many of them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,8 @@ class RequestSpans:
             app=self._app,
             platform=self._platform,
             pool=pool,
-            requests=burst.count,
+            requests=burst.exchanges,
+            recipients=burst.count,
         )
         if span is not None:
             self._open.append((burst, span))
@@ -60,7 +64,7 @@ def _second(item: tuple[str, int]) -> int:
 
 
 def summary(burst: Burst) -> dict[str, Any]:
-    """What became of a burst's requests, in numbers: never which."""
+    """What became of a burst's recipients, in numbers: never which."""
     codes = burst.codes
     found: dict[str, Any] = {
         "accepted": codes.count(Code.OK),

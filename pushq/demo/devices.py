@@ -52,12 +52,12 @@ class Device:
 def generate(
     count: int, dead_ratio: float, *, seed: int = 0, platforms: Sequence[str] = DEFAULT_PLATFORMS
 ) -> Iterator[Device]:
-    """``count`` devices, of which every tenth user has two; of six, three are on APNs, two on FCM and one on HMS.
+    """``count`` devices, of which every tenth user has two; APNs, FCM and HMS share them 3 to 2 to 1.
 
     Exactly ``int(count * dead_ratio)`` tokens are dead, spread evenly.
 
     Args:
-        platforms: some of those; the others' devices are left out.
+        platforms: some of those; they share all of the devices.
     """
     wheel = [platform for platform in platforms for _ in range(_OF_SIX[platform])]
     for number in range(count):

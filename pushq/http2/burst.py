@@ -121,6 +121,11 @@ class Burst:
         return f"<Burst {self.template.path_prefix.decode()} {self.count}: {states}>"
 
     @property
+    def exchanges(self) -> int:
+        """How many HTTP requests it makes: one each, unless a provider takes many recipients in one."""
+        return self.count
+
+    @property
     def done(self) -> bool:
         return self._remaining == 0
 

@@ -22,7 +22,7 @@ import redis
 
 from pushq.database import Database
 from pushq.demo.commands import pushq_command
-from pushq.demo.devices import Device, generate, write_csv
+from pushq.demo.devices import DEFAULT_PLATFORMS, Device, generate, write_csv
 from pushq.demo.stack import Stack
 from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.errors import PushqError
@@ -36,7 +36,6 @@ from pushq.mock import MockProcess
 from pushq.settings import ServiceUrl
 
 APP: Final = "shop"
-PLATFORMS: Final = ("apns", "fcm")
 LOOK_S: Final = 0.25
 #: Memory is looked at in every such look: the kernel walks all pages for it.
 MEMORY_EVERY: Final = 16
@@ -56,6 +55,7 @@ class Plan:
     """What to measure.
 
     Attributes:
+        devices: registered ones, of ``platforms`` in the shares of :func:`pushq.demo.devices.generate`.
         workers: processes by kind; kinds that end in ``-transactional`` serve that lane only.
         transactional_rate: calls per second beside the broadcast; 0 is none.
         quota: the mock of FCM refuses more than 600,000 requests a minute, and pushq is told so, without a ramp; else neither.
@@ -63,7 +63,7 @@ class Plan:
     """
 
     devices: int
-    platforms: Sequence[str] = ("apns", "fcm")
+    platforms: Sequence[str] = DEFAULT_PLATFORMS
     latency_ms: float = 80.0
     dead_ratio: float = 0.03
     broker: str = "redis"
@@ -91,7 +91,7 @@ def crew(platforms: Sequence[str], *, transactional: bool) -> dict[str, int]:
 
 def devices(plan: Plan) -> Iterator[Device]:
     """The audience; the same for the same plan."""
-    return (one for one in generate(plan.devices, plan.dead_ratio) if one.platform in plan.platforms)
+    return generate(plan.devices, plan.dead_ratio, platforms=plan.platforms)
 
 
 def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
@@ -262,9 +262,12 @@ class _Measurement:
             broker.join()
 
     def _answered(self) -> int:
-        """What the providers have been asked so far; they know it without summing, unlike the ledger."""
+        """Recipients that the providers have answered about so far; they know it without summing, unlike the ledger."""
         platforms = self._stack.mock.stats()["platforms"]
-        return sum(platforms[name]["requests"] for name in self._plan.platforms)
+        # A request to HMS names many, and its counts by device are of those that it took.
+        return sum(
+            platforms[name]["accepted" if name == "hms" else "requests"] for name in self._plan.platforms
+        )
 
     def _progress(self, send_id: uuid.UUID) -> Progress | None:
         try:

@@ -11,29 +11,55 @@ from cryptography import x509
 
 from pushq import metrics
 
+_Labels = tuple[str, str, str]
 
-def expose_token(app: str, platform: str, kind: str, ends_at: Callable[[], float]) -> None:
-    """Let the end of a token be read.
-
-    Args:
-        kind: ``access_token``, ``provider_token`` or ``client_certificate``.
-        ends_at: UNIX seconds; nan while there is nothing to say: before the first token, and for one that nobody renews because
-            nobody sends. No alert compares with nan, and an idle process must not call anybody out of bed.
-    """
-    metrics.credential_expiry.labels(app, platform, kind).set_function(ends_at)
+#: What is open by app, platform and kind, the newest last: a changed configuration makes another client while the old one drains.
+_open: dict[_Labels, list[Callable[[], float]]] = {}
 
 
-def expose_certificate(app: str, platform: str, kind: str, path: Path | None) -> None:
-    """Let the end of a PEM file's certificates be read, of the one that ends first among those that had not ended when the file was read.
+class CredentialMetrics:
+    """The credentials of one client, from its start to :meth:`conceal`. The newest client of an app and platform counts."""
 
-    The file is read again when it has changed.
+    def __init__(self, app: str, platform: str) -> None:
+        self._target = app, platform
+        self._exposed: list[tuple[_Labels, Callable[[], float]]] = []
 
-    Args:
-        kind: ``ca`` or ``client_certificate``.
-        path: None says nothing.
-    """
-    if path is not None:
-        metrics.credential_expiry.labels(app, platform, kind).set_function(_Certificates(path).ends_at)
+    def token(self, kind: str, ends_at: Callable[[], float]) -> None:
+        """Let the end of a token be read.
+
+        Args:
+            kind: ``access_token``, ``provider_token`` or ``client_certificate``.
+            ends_at: UNIX seconds; nan while there is nothing to say: before the first token, and for one that nobody renews because
+                nobody sends. No alert compares with nan, and an idle process must not call anybody out of bed.
+        """
+        labels = (*self._target, kind)
+        self._exposed.append((labels, ends_at))
+        _open.setdefault(labels, []).append(ends_at)
+        metrics.credential_expiry.labels(*labels).set_function(ends_at)
+
+    def certificate(self, kind: str, path: Path | None) -> None:
+        """Let the end of a PEM file's certificates be read, of the one that ends first among those that had not ended when the file
+        was read. The file is read again when it has changed.
+
+        Args:
+            kind: ``ca`` or ``client_certificate``.
+            path: None says nothing.
+        """
+        if path is not None:
+            self.token(kind, _Certificates(path).ends_at)
+
+    def conceal(self) -> None:
+        """The client is closed: an older one of its app and platform counts again, or there is no such credential any more."""
+        for labels, ends_at in self._exposed:
+            # Bound methods: equal where object and function are the same, and never the same object twice.
+            left = [each for each in _open[labels] if each != ends_at]
+            if left:
+                _open[labels] = left
+                metrics.credential_expiry.labels(*labels).set_function(left[-1])
+            else:
+                del _open[labels]
+                metrics.credential_expiry.remove(*labels)
+        self._exposed.clear()
 
 
 class _Certificates:

@@ -66,6 +66,9 @@ def conceal(pool: RequestPool) -> None:
         for kind in ("in_use", "limit"):
             metrics.http2_streams.remove(pool.name, kind)
         metrics.http2_queued.remove(pool.name)
+        if _target(pool.name) not in map(_target, _open):
+            platform, app = _target(pool.name)
+            metrics.forget_states(app, platform)
 
 
 def _show(pool: RequestPool) -> None:

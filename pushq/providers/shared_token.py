@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -78,6 +79,11 @@ class SharedToken:
                         raise
                     log.warning("token_not_renewed", extra={"token": self._name, "error": str(exc)})
         return self._token
+
+    def ends_at(self) -> float:
+        """UNIX seconds at which the token ends; nan while nobody needs it renewed. Past, or soon: its renewal fails."""
+        due = max(self._ends - MARGIN_S, 0.0)
+        return self._ends if self._clock() < due or self._retry_at > due else math.nan
 
     def refused(self, stale: bytes, complaint: str) -> None:
         """The provider refused ``stale``: get another token, unless somebody already has.

@@ -12,7 +12,6 @@ from typing import Any
 import gevent
 import orjson
 import pytest
-from prometheus_client import REGISTRY
 
 from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import sends, sweeper
@@ -20,7 +19,9 @@ from pushq.ledger.orders import DeliverBatch
 from pushq.mock import MockProcess
 from pushq.settings import load
 from pushq.tasks.runtime import Runtime
+from tests.integration.counted import value
 from tests.integration.ledger_world import APP, World, open_world, shared_database, token
+from tests.integration.pool_world import until
 from tests.services.fixtures import Fleet
 
 BATCH = 30
@@ -166,7 +167,7 @@ def revoke(mock: MockProcess, platform: str, key_id: str) -> None:
 
 
 def reload_failed() -> float | None:
-    return REGISTRY.get_sample_value("pushq_config_reload_failed")
+    return value("pushq_config_reload_failed")
 
 
 class TestRotation:
@@ -324,6 +325,15 @@ class TestApps:
             "paused",
             "app 'shop' has no fcm table in the configuration of this worker",
         )
+        gone = [
+            ("pushq_http2_queued", {"pool": f"fcm/{APP}"}),
+            ("pushq_breaker_state", {"app": APP, "platform": "fcm"}),
+            (
+                "pushq_credential_expiry_timestamp_seconds",
+                {"app": APP, "platform": "fcm", "kind": "access_token"},
+            ),
+        ]
+        until(lambda: {value(name, **labels) for name, labels in gone} == {None})
         config.apps[APP] = whole
         config.write()
         assert runtime.watch.look()
@@ -332,3 +342,5 @@ class TestApps:
         sweeper.sweep(world.database, world.settings)
         work(world, runtime, send_id)
         assert mock.accepted("fcm") == everybody("fcm")
+        assert all(value(name, **labels) is not None for name, labels in gone)
+        assert all(value(name, **labels) is not None for name, labels in gone)

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
 from pushq import metrics
 from pushq.ledger import batches, sends
 from pushq.ledger.batches import DeadLetter
 from pushq.ledger.outcomes import Outcome
 from pushq.tokens import Device, deactivate_unseen, invalidate_from_dead_letters, register, unregister
+from tests.integration.counted import Counted
 from tests.integration.ledger_world import APP, World, bare_app, open_world, shared_database
 from tests.services.fixtures import Fleet
 
@@ -28,21 +28,6 @@ def world(url: str, tmp_path: Path) -> Iterator[World]:
     with open_world(url, bare_app(tmp_path), batch_size=10, release_window=2) as opened:
         opened.empty()
         yield opened
-
-
-class Counted:
-    """What was added to a counter since this was made."""
-
-    def __init__(self, name: str, **labels: str) -> None:
-        self._name, self._labels = name, labels
-        self._before = self._value()
-
-    def _value(self) -> float:
-        return REGISTRY.get_sample_value(self._name, self._labels) or 0.0
-
-    @property
-    def more(self) -> float:
-        return self._value() - self._before
 
 
 def deactivated(reason: str) -> Counted:

@@ -16,16 +16,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from prometheus_client import REGISTRY
 
 from pushq.embedded.redis import RedisServer
 from pushq.mock import MockProcess
 from pushq.providers.apns.credentials import LIFE_S, RENEW_AFTER_S, ProviderTokens, load_key
 from pushq.providers.client import CredentialUnavailable
-from pushq.providers.credential_metrics import expose_certificate, first_end
+from pushq.providers.credential_metrics import CredentialMetrics, first_end
 from pushq.providers.fcm.credentials import MARGIN_S, AccessTokens
 from pushq.redis_client import open_redis
 from pushq.settings import ServiceUrl, load_apps
+from tests.integration.counted import value
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -61,20 +61,47 @@ def test_the_first_to_end_counts_but_not_those_that_have() -> None:
 
 def test_a_renewed_file_is_read_again(tmp_path: Path) -> None:
     def ends() -> float:
-        labels = {"app": "renewed", "platform": "apns", "kind": "ca"}
-        found = REGISTRY.get_sample_value("pushq_credential_expiry_timestamp_seconds", labels)
+        found = value("pushq_credential_expiry_timestamp_seconds", app="renewed", platform="apns", kind="ca")
         assert found is not None
         return found
 
     path, now = tmp_path / "ca.pem", datetime.now(UTC).replace(microsecond=0)
     path.write_bytes(certificate(20, now))
-    expose_certificate("renewed", "apns", "ca", path)
+    metrics = CredentialMetrics("renewed", "apns")
+    metrics.certificate("ca", path)
     assert ends() == (now + timedelta(days=20)).timestamp()
     path.write_bytes(certificate(90, now))
     os.utime(path, (1, 1))  # whatever the file system's clock does
     assert ends() == (now + timedelta(days=90)).timestamp()
     path.unlink()
     assert math.isnan(ends())
+    metrics.conceal()
+
+
+def shown(app: str, kind: str) -> float | None:
+    return value("pushq_credential_expiry_timestamp_seconds", app=app, platform="fcm", kind=kind)
+
+
+def test_the_newest_client_counts_and_nothing_is_left_of_the_last_one() -> None:
+    old, new, refused = (CredentialMetrics("replaced", "fcm") for _ in range(3))
+    old.token("access_token", lambda: 1.0)
+    old.token("client_certificate", lambda: 5.0)
+    new.token("access_token", lambda: 2.0)
+    refused.token("access_token", lambda: 3.0)
+    assert shown("replaced", "access_token") == 3.0
+    # Its file could not be used: what was there before goes on.
+    refused.conceal()
+    assert shown("replaced", "access_token") == 2.0
+    # The old one has drained: nobody uses its certificate any more.
+    old.conceal()
+    assert (shown("replaced", "access_token"), shown("replaced", "client_certificate")) == (2.0, None)
+    # The app is gone from the configuration, and may come again.
+    new.conceal()
+    new.conceal()
+    assert shown("replaced", "access_token") is None
+    new.token("access_token", lambda: 4.0)
+    assert shown("replaced", "access_token") == 4.0
+    new.conceal()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -127,11 +128,15 @@ class TestOAuth:
         self, settings: HmsSettings, client: redis.Redis, clock: Clock, mock: MockProcess
     ) -> None:
         credentials = opened(settings, client, clock)
+        assert math.isnan(credentials.ends_at())
         first = credentials.authorization()
+        assert (credentials.kind, credentials.ends_at()) == ("access_token", START + 3600)
         clock.now += 3600 - MARGIN_S - 1
         assert credentials.authorization() == first
         clock.now += 1
+        assert math.isnan(credentials.ends_at()), "nobody sends, nobody needs another"
         assert credentials.authorization() != first
+        assert credentials.ends_at() == clock.now + 3600
         assert asked(mock) == 2
 
     def test_an_endpoint_that_is_away_is_not_asked_by_everybody(
@@ -142,6 +147,7 @@ class TestOAuth:
         mock.set_faults([{"platform": "hms_oauth", "answer": {"status": 503}}])
         clock.now += 3600 - MARGIN_S
         assert [credentials.authorization() for _ in range(3)] == [first] * 3
+        assert credentials.ends_at() == START + 3600, "it is needed, and its renewal fails"
         assert asked(mock) == 2
         clock.now += RETRY_S
         assert credentials.authorization() == first
@@ -303,10 +309,13 @@ class TestServiceAccount:
         self, account: HmsSettings, client: redis.Redis, clock: Clock
     ) -> None:
         credentials = opened(account, client, clock)
+        assert math.isnan(credentials.ends_at())
         first = credentials.authorization()
+        assert (credentials.kind, credentials.ends_at()) == ("provider_token", START + 3600)
         clock.now += 2999
         assert credentials.authorization() == first
         clock.now += 1
+        assert math.isnan(credentials.ends_at())
         second = credentials.authorization()
         assert second != first
         clock.now -= 600

@@ -20,6 +20,7 @@ from pushq.providers.answers import Effect
 from pushq.providers.hms.responses import BY_STATUS, RULES
 from pushq.settings import AppSettings, load_apps
 from pushq.tokens.invalidation import invalidate_from_dead_letters
+from tests.integration.counted import Counted
 from tests.integration.ledger_world import (
     APP,
     DEAD_PREFIX,
@@ -133,7 +134,11 @@ class TestTable:
         world.add_devices("hms", 2, first=101, prefix=DEAD_PREFIX)
         world.add_devices("hms", 98)
         send_id = world.send(audience={"user_ids": list(range(1, 103))}, guarantee=guarantee)
+        lane = {"app": APP, "platform": "hms", "lane": "broadcast"}
+        sent, delivered = Counted("push_sent_total", **lane), Counted("push_delivered_total", **lane)
+        named = Counted("hms_errors_total", code="80100000")
         worker.run_queued(send_id)
+        assert (sent.more, delivered.more, named.more) == (100, 98, 2)
         assert world.totals(send_id) == {"devices": 100, "accepted": 98, "dead": 2}
         assert mock.accepted("hms") == every(98)
         assert letters(world) == {("dead", "80100000", 200)}

@@ -19,7 +19,9 @@ from pushq.providers.hms import request
 from pushq.providers.hms.burst import Request, TokenBurst
 from pushq.providers.hms.credentials import ServiceAccount
 from pushq.providers.hms.pool import HmsPool
+from pushq.providers.pool_metrics import PoolMetrics
 from pushq.settings import HmsSettings, load_apps
+from tests.integration.counted import value
 
 CONTENT = b'{"data":"x","android":{"ttl":"60s"}}'
 PATIENT = 20.0
@@ -116,6 +118,7 @@ def test_over_either_version_of_http(
     sent = done(pool, burst(template, 1000, 500, 1))
     assert set(sent.codes) == {Code.OK}
     assert len(mock.accepted("hms")) == 1501
+    assert (sent.count, sent.exchanges) == (1501, 3)
     stats = pool.stats()
     assert (stats.queued, stats.streams, stats.lost) == (0, 0, 0)
     assert stats.opened == stats.connections >= 1
@@ -224,6 +227,25 @@ def test_a_lane_that_has_nothing_to_do_lets_its_connection_go(
             gevent.sleep(0.02)
     assert set(done(pool, burst(template, 1)).codes) == {Code.OK}
     assert pool.stats().opened == 2
+
+
+def test_what_it_counts(opener: Opener, mock: MockProcess, template: HeaderTemplate) -> None:
+    """A request is one answer, however many devices it names; waiting for one lane is one episode, however many requests wait."""
+
+    def seen(suffix: str, **more: str) -> float:
+        return value(f"push_provider_latency_seconds_{suffix}", app="test", platform="hms", **more) or 0.0
+
+    mock.set_latency(60)
+    pool = opener(max_connections=1, observer=PoolMetrics())
+    for episode in (1, 2):
+        done(pool, burst(template, 1000, 2, 1))
+        assert pool.stats().exhausted == episode
+        done(pool, burst(template, 1))
+    mock.set_latency(0)
+    assert seen("count") == 8
+    assert seen("bucket", le="0.05") == 0
+    assert value("pushq_http2_pool_exhausted_total", pool="hms/test") == 2
+    assert value("pushq_http2_connections_opened_total", pool="hms/test") == 1
 
 
 def test_a_burst_of_scattered_devices(opener: Opener, mock: MockProcess, template: HeaderTemplate) -> None:

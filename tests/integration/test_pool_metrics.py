@@ -7,17 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import gevent
-from prometheus_client import REGISTRY
 
+from pushq import metrics
 from pushq.embedded.server import free_port
 from pushq.http2 import Origin, Pool, PoolSettings
-from pushq.providers.pool_metrics import PoolMetrics, expose
+from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
+from tests.integration.counted import value
 from tests.integration.h2_server import Authority, H2Server, Request, Settings
 from tests.integration.pool_world import PATIENT, burst_of, number_of, until
-
-
-def value(name: str, **labels: str) -> float | None:
-    return REGISTRY.get_sample_value(name, labels)
 
 
 @contextmanager
@@ -86,3 +83,31 @@ def test_how_long_answers_took_is_a_histogram_of_the_app(authority: Authority) -
         until(lambda: seen("count") == 20)
     assert seen("bucket", le="0.25") == 0
     assert seen("sum") >= 20 * 0.3
+
+
+def test_an_app_that_is_gone_leaves_counters_and_no_states() -> None:
+    def states() -> set[float | None]:
+        found = {
+            value(name, app="gone", platform="apns")
+            for name in ("pushq_breaker_state", "pushq_mass_invalidation_held")
+        }
+        return found | {value("pushq_http2_queued", pool="apns/gone")}
+
+    origin = Origin("localhost", free_port())
+    pools = [
+        Pool(name, origin, PoolSettings()) for name in ("apns/gone", "apns/gone/sandbox", "apns/gone-on")
+    ]
+    for pool in pools:
+        expose(pool)
+    metrics.breaker_state.labels("gone", "apns").set(2)
+    metrics.mass_invalidation_held.labels("gone", "apns").set(2)
+    metrics.push_sent.labels("gone", "apns", "broadcast").inc(7)
+    conceal(pools[0])
+    assert states() == {2, None}, "the sandbox's is still there"
+    conceal(pools[1])
+    assert states() == {None}
+    assert value("push_sent_total", app="gone", platform="apns", lane="broadcast") == 7
+    expose(pools[0])  # the app is back
+    assert states() == {0}
+    for pool in (pools[0], pools[2]):
+        conceal(pool)

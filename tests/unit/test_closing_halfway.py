@@ -9,6 +9,7 @@ from pushq.bench.wire import WireLoad, _Measurement
 from pushq.http2 import Burst, Origin, Pool, Reason
 from pushq.http2.greenlets import Signal
 from pushq.providers.apns.client import ApnsClient
+from pushq.providers.credential_metrics import CredentialMetrics
 from tests.unit.http2_referee import burst_of
 
 
@@ -19,12 +20,15 @@ def test_a_pool_that_is_asked_for_while_the_client_closes_is_not_started() -> No
     def pool(name: str) -> Pool:
         # What runs while a pool waits for its connections' ends.
         closes = SimpleNamespace(
-            name=name, start=lambda: started.append(name), close=lambda _: client.pool("sandbox")
+            name=f"apns/closing/{name}",
+            start=lambda: started.append(name),
+            close=lambda _: client.pool("sandbox"),
         )
         return cast("Pool", closes)
 
     client._pools = {name: pool(name) for name in ("production", "sandbox")}
     client._started, client._closed, client._certificate = set(), False, None
+    client._ends = CredentialMetrics("closing", "apns")
     client.start()
     client.close(1.0)
     assert started == ["production"]

@@ -10,6 +10,7 @@ from cryptography import x509
 
 from pushq.mock import credentials
 from pushq.mock.credentials import make_credentials
+from pushq.mock.names import PROVIDERS
 
 
 def test_what_exists_is_kept(tmp_path: Path) -> None:
@@ -35,9 +36,9 @@ def test_a_certificate_about_to_end_is_replaced(tmp_path: Path, monkeypatch: pyt
 
 def test_a_certificate_for_another_name_is_replaced_and_serves_on_localhost_too(tmp_path: Path) -> None:
     make_credentials(tmp_path)
-    assert _names(tmp_path) == ["localhost"]
+    assert set(_names(tmp_path)) == {"localhost", *PROVIDERS}
     make_credentials(tmp_path, "mock")
-    assert _names(tmp_path) == ["localhost", "mock"]
+    assert set(_names(tmp_path)) == {"localhost", "mock", *PROVIDERS}
     kept = (tmp_path / "server.pem").read_bytes()
     make_credentials(tmp_path)
     assert (tmp_path / "server.pem").read_bytes() == kept

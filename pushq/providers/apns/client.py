@@ -20,7 +20,7 @@ from pushq.providers.apns import compose
 from pushq.providers.apns.credentials import load_certificate, provider_tokens
 from pushq.providers.apns.responses import RULES, judge
 from pushq.providers.client import CredentialRefused, Message
-from pushq.providers.credential_metrics import expose_certificate, expose_token
+from pushq.providers.credential_metrics import CredentialMetrics
 from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
 from pushq.rendering.contents import Format
 from pushq.settings import ApnsSettings
@@ -74,12 +74,13 @@ class ApnsClient:
         }
         for pool in self._pools.values():
             expose(pool)
+        self._ends = CredentialMetrics(app, "apns")
         # The sandbox's token is minted as the other one is, and is of no use to anybody when it ends.
         if "production" in self._tokens:
-            expose_token(app, "apns", "provider_token", self._tokens["production"].ends_at)
+            self._ends.token("provider_token", self._tokens["production"].ends_at)
         if self._certificate is not None:
-            expose_token(app, "apns", "client_certificate", self._certificate.expires_at.timestamp)
-        expose_certificate(app, "apns", "ca", settings.ca_file)
+            self._ends.token("client_certificate", self._certificate.expires_at.timestamp)
+        self._ends.certificate("ca", settings.ca_file)
         self._started: set[str] = set()
         self._closed = False
         # By environment: what was used last, and what APNs closed a connection for the age of.
@@ -120,6 +121,7 @@ class ApnsClient:
             self._pools[environment].close(max(0.0, deadline - time.monotonic()))
         for pool in self._pools.values():
             conceal(pool)
+        self._ends.conceal()
 
     def pool(self, environment: str) -> Pool:
         # Most apps have no sandbox devices: its connections are opened for the first of them.

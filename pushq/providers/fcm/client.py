@@ -16,7 +16,7 @@ from pushq.http2 import Answer, Burst, HeaderTemplate, Origin, Pool, PoolSetting
 from pushq.notification import Notification
 from pushq.providers.answers import Verdict
 from pushq.providers.client import Message
-from pushq.providers.credential_metrics import expose_certificate, expose_token
+from pushq.providers.credential_metrics import CredentialMetrics
 from pushq.providers.fcm import compose
 from pushq.providers.fcm.credentials import AccessTokens
 from pushq.providers.fcm.responses import judge
@@ -68,8 +68,9 @@ class FcmClient:
             observer=PoolMetrics(),
         )
         expose(self._pool)
-        expose_token(app, "fcm", "access_token", self._tokens.ends_at)
-        expose_certificate(app, "fcm", "ca", settings.ca_file)
+        self._ends = CredentialMetrics(app, "fcm")
+        self._ends.token("access_token", self._tokens.ends_at)
+        self._ends.certificate("ca", settings.ca_file)
         self._template: tuple[bytes, HeaderTemplate] | None = None
         self._rendered: dict[uuid.UUID, bytes] = {}
 
@@ -79,6 +80,7 @@ class FcmClient:
     def close(self, grace: float) -> None:
         self._pool.close(grace)
         conceal(self._pool)
+        self._ends.conceal()
         self._tokens.close()
 
     def pool(self, environment: str) -> Pool:

@@ -32,6 +32,10 @@ class TokenBurst(Burst):
         #: Requests that a connection has, or had.
         self._taken = 0
 
+    @property
+    def exchanges(self) -> int:
+        return len(self.requests)
+
     def take(self) -> Request | None:
         """For the pool: the next request, in flight from now on; None when there is no more."""
         if self._taken >= len(self.requests):

@@ -16,6 +16,7 @@ from pushq.http2 import Answer, Burst, HeaderTemplate, Proxy
 from pushq.notification import Notification
 from pushq.providers.answers import Effect, Verdict
 from pushq.providers.client import Message
+from pushq.providers.credential_metrics import CredentialMetrics
 from pushq.providers.dialling import Dialling
 from pushq.providers.hms import compose, request
 from pushq.providers.hms.burst import Request, TokenBurst
@@ -69,6 +70,9 @@ class HmsClient:
             observer=PoolMetrics(),
         )
         expose(self._pool)
+        self._ends = CredentialMetrics(app, "hms")
+        self._ends.token(self._credentials.kind, self._credentials.ends_at)
+        self._ends.certificate("ca", settings.ca_file)
         self._rendered: dict[uuid.UUID, _Rendered] = {}
         self._judged: tuple[Answer, datetime, Verdict] | None = None
         self._oauth_failed_at = float("-inf")
@@ -80,6 +84,7 @@ class HmsClient:
         self._pool.close(grace)
         self._credentials.close()
         conceal(self._pool)
+        self._ends.conceal()
 
     def pool(self, environment: str) -> HmsPool:
         # Test messages are an option of the message, not an environment of the token.

@@ -6,6 +6,7 @@ Sources: Huawei, "Obtaining an app-level access token" (client credentials, an h
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -36,7 +37,13 @@ RENEW_S: Final = 50 * 60
 
 
 class Credentials(Protocol):
-    """Hands out the ``authorization`` header of one app."""
+    """Hands out the ``authorization`` header of one app.
+
+    Attributes:
+        kind: ``access_token``, or ``provider_token`` where we sign it ourselves.
+    """
+
+    kind: str
 
     def authorization(self) -> bytes:
         """Raises CredentialRefused or CredentialUnavailable."""
@@ -48,6 +55,9 @@ class Credentials(Protocol):
             CredentialRefused: a new one was refused as well.
             CredentialUnavailable
         """
+
+    def ends_at(self) -> float:
+        """UNIX seconds at which the token ends; nan while nobody needs it renewed."""
 
     def close(self) -> None: ...
 
@@ -72,6 +82,8 @@ def open_credentials(
 
 class OAuthClient:
     """Client credentials; the access token is shared by the fleet."""
+
+    kind = "access_token"
 
     def __init__(
         self,
@@ -112,6 +124,9 @@ class OAuthClient:
             " and that api is not v3's, then: pushq resume",
         )
 
+    def ends_at(self) -> float:
+        return self._token.ends_at()
+
     def close(self) -> None:
         """Nothing stays open: a token is fetched once in 50 minutes, over a connection of its own."""
 
@@ -147,6 +162,8 @@ class OAuthClient:
 class ServiceAccount:
     """Signs its own tokens: nothing to share and nobody to ask."""
 
+    kind = "provider_token"
+
     def __init__(self, app: str, settings: HmsSettings, clock: Callable[[], float]) -> None:
         assert settings.service_account_file is not None
         self._app, self._clock = app, clock
@@ -177,6 +194,10 @@ class ServiceAccount:
                 )
             self._sign()
             self._replaced_at = self._clock()
+
+    def ends_at(self) -> float:
+        # Signed anew for the next request after RENEW_S: nothing can fail but the clock.
+        return self._signed_at + LIFE_S if 0 <= self._clock() - self._signed_at < RENEW_S else math.nan
 
     def close(self) -> None:
         """Nothing is open."""

@@ -153,6 +153,7 @@ class HmsPool:
             if burst.first_written_at is None:
                 burst.first_written_at = self._clock()
             return burst, request
+        self._full = False
         return None
 
     def _engage(self) -> None:
@@ -231,13 +232,13 @@ class _Lane:
     def _exchange(self, burst: TokenBurst, request: Request) -> None:
         pool = self._pool
         written, stream_id = False, 0
-        began = pool._clock()
+        began = wrote = pool._clock()
         code, reason = Code.UNKNOWN, str(Reason.INTERNAL_ERROR)
 
         def trace(event: str, info: Mapping[str, Any]) -> None:
-            nonlocal written, stream_id
+            nonlocal written, stream_id, wrote
             if event in _WRITES:
-                written, stream_id = True, info.get("stream_id", 0)
+                written, stream_id, wrote = True, info.get("stream_id", 0), pool._clock()
             elif event == _CONNECTED:
                 self._now_connected(pool._clock() - began)
 
@@ -257,7 +258,8 @@ class _Lane:
             self._disconnect(Reason.INTERNAL_ERROR)
             raise
         else:
-            took = pool._clock() - began
+            took = pool._clock() - wrote
+            pool._observer.answered(pool.name, ((took, 1),))
             pool._latency_s = took if pool._latency_s is None else 0.8 * pool._latency_s + 0.2 * took
             pool._failures = 0
             division = divide(status, headers, body, request.tokens)
