@@ -116,15 +116,16 @@ class Runtime:
         Raises:
             SettingsError, OSError: a secret cannot be used; nothing has changed then.
         """
+        guard = TokenGuard(
+            apps, self.limits_redis
+        )  # reads secrets, too: first, while nothing has to be undone
         opened = self._opener.open(apps, self._opened)
         for key, each in opened.items():
             if self._opened.get(key) is not each:
                 each.client.start()
         # The limits first: nobody may ask for an app that they do not know.
         self._gate.configure(apps)
-        self.delivery.replace(
-            {key: each.client for key, each in opened.items()}, TokenGuard(apps, self.limits_redis)
-        )
+        self.delivery.replace({key: each.client for key, each in opened.items()}, guard)
         self._opened = opened
         self.settings = self.settings.model_copy(update={"apps": apps})
 
