@@ -36,6 +36,8 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=30,
+            # Those used last are used first: a worker that needs three of its connections keeps three warm, in the server as well.
+            pool_use_lifo=True,
             pool_pre_ping=False,
             # A pooled connection may have died with the server: the first use raises, the pool is emptied, `begin` says so.
             pool_recycle=1800,

@@ -88,13 +88,16 @@ def plan_page(database: Database, settings: Settings, send_id: uuid.UUID, shard_
                 ),
             },
         )
-        orders: list[Order] = []
-        if matched:
-            for platform in platforms:
-                orders += [
-                    DeliverBatch(send_id, no, platform, transactional=shard.kind == "transactional")
-                    for no in top_up(connection, send_id, platform, settings.release_window)
-                ]
+    orders: list[Order] = []
+    for platform in platforms if matched or done else ():
+        # In transactions of their own, and not in a queue: sixteen shards that hold the window's lock until their page is on disk
+        # keep every batch waiting that wants to settle. A shard's last page waits, so that nothing planned is overlooked.
+        with database.begin() as connection:
+            released = top_up(connection, send_id, platform, settings.release_window, wait=done)
+        orders += [
+            DeliverBatch(send_id, no, platform, transactional=shard.kind == "transactional")
+            for no in released
+        ]
     if done:
         with database.begin() as connection:
             finish_planning(connection, send_id)

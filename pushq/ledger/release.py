@@ -31,13 +31,22 @@ _RELEASE = """
 """
 
 
-def top_up(connection: Connection, send_id: uuid.UUID, platform: str, window: int) -> list[int]:
-    """Release planned batches until ``window`` of them are published or running; returns the numbers of those released."""
+def top_up(
+    connection: Connection, send_id: uuid.UUID, platform: str, window: int, *, wait: bool = True
+) -> list[int]:
+    """Release planned batches until ``window`` of them are published or running; returns the numbers of those released.
+
+    Args:
+        wait: False releases nothing while somebody else is at it, who may not see what was planned just now.
+    """
     # Two that count at the same time would both fill the same room.
-    connection.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"),
+    lock = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
+    locked = connection.execute(
+        text(f"SELECT {lock}(hashtextextended(:key, 0))"),
         {"key": f"release:{send_id}:{platform}"},
-    )
+    ).scalar()
+    if locked is False:
+        return []
     found = connection.execute(
         text(
             """

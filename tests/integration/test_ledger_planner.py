@@ -21,6 +21,7 @@ from pushq.errors import ServiceUnavailable
 from pushq.ledger import planner, sends, sweeper
 from pushq.ledger.orders import DeliverBatch, PlanShard
 from pushq.ledger.planner import MAX_SCAN, next_scan_limit
+from pushq.ledger.release import top_up
 from tests.integration.ledger_world import APP, World, bare_app, open_world
 
 BATCH, PAGE = 40, 100
@@ -167,16 +168,50 @@ def test_a_page_that_fails_after_its_batches_were_inserted_leaves_nothing(
     world.add_devices("apns", 2000)
     send_id = world.accept()
 
-    def fail(*_: object) -> list[int]:
+    def fail(*_: object, **__: object) -> int:
+        raise OSError("the process is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(planner, "next_scan_limit", fail)
+        with pytest.raises(OSError, match="the process is gone"):
+            planner.plan_page(world.database, world.settings, send_id, 3)
+    assert world.planned_devices(send_id) == []
+    world.plan(send_id)
+    assert_planned_exactly(world, send_id, ALL_ACTIVE)
+
+
+def test_a_planner_that_dies_before_it_releases_leaves_that_to_the_sweeper(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add_devices("apns", 2000)
+    send_id = world.accept()
+
+    def fail(*_: object, **__: object) -> list[int]:
         raise OSError("the process is gone")
 
     with monkeypatch.context() as patch:
         patch.setattr(planner, "top_up", fail)
         with pytest.raises(OSError, match="the process is gone"):
             planner.plan_page(world.database, world.settings, send_id, 3)
-    assert world.planned_devices(send_id) == []
+    assert world.planned_devices(send_id) != []
+    assert world.queued(send_id) == []
+    sweeper.sweep(world.database, world.settings, lambda orders: len(list(orders)))
+    assert world.queued(send_id) != []
     world.plan(send_id)
     assert_planned_exactly(world, send_id, ALL_ACTIVE)
+
+
+def test_a_shard_with_more_pages_does_not_wait_for_who_releases(world: World) -> None:
+    """Its last page does, or what it planned might wait for the sweeper."""
+    world.add_devices("apns", 4000)
+    send_id = world.accept()
+    with world.database.begin() as connection:
+        top_up(connection, send_id, "apns", world.settings.release_window)
+        page = planner.plan_page(world.database, world.settings, send_id, 3)
+        assert (page.done, page.orders) == (False, [])
+    while not page.done:
+        page = planner.plan_page(world.database, world.settings, send_id, 3)
+    assert world.queued(send_id) != []
 
 
 def test_two_planners_on_one_shard_do_the_work_of_one(world: World) -> None:
