@@ -35,6 +35,9 @@ FAILURES: Final = (
 )
 #: Values of the label ``reason`` of what batches were told to wait for: the limit, the send's own, or the provider.
 WAITS: Final = ("rate", "send_rate", "retry_after", "breaker_open")
+#: Values of the label ``cause`` of sends that were held: a key or token is refused, the worker has no settings for the app, the provider
+#: refuses another part of the set-up, so many tokens are refused that it must be the set-up.
+HOLDS: Final = ("credential", "unconfigured", "setup", "tokens")
 #: Values of the label ``reason`` of deactivated tokens: a provider called it dead, nobody saw the device for long, the phone belongs to
 #: another user now, or the application said so.
 DEACTIVATIONS: Final = ("token_dead", "unseen", "moved", "unregistered")
@@ -191,6 +194,11 @@ rate_limit_local: Final = Counter(
     "pushq_rate_limit_local",
     "Grants by the local limit, because Redis could not be reached.",
     _TARGET,
+)
+sends_held: Final = Counter(
+    "pushq_sends_held",
+    f"Sends that were paused because nobody could get anything; cause: {', '.join(HOLDS)}.",
+    ("platform", "cause"),
 )
 guarded_unproven: Final = Counter(
     "pushq_guarded_unproven",
@@ -358,6 +366,12 @@ def expect(app: str, platform: str) -> None:
         rate_limit_wait_seconds.labels(app, platform, reason)
     token_cache_hits.labels(platform)
     token_cache_misses.labels(platform)
+
+
+def expect_holds(platform: str) -> None:
+    """The same for a process that delivers to a platform, whichever apps it has."""
+    for cause in HOLDS:
+        sends_held.labels(platform, cause)
 
 
 def forget_states(app: str, platform: str) -> None:

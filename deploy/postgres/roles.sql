@@ -6,7 +6,7 @@
 -- The roles may log in and have no password: nobody gets in before you set one (\password pushq_deliver) or allow certificates in
 -- pg_hba.conf. Safe to repeat. Tested by tests/e2e/test_observed_send.py: a send with every role at its work.
 --
---   pushq_deliver   pushq worker apns, pushq worker fcm
+--   pushq_deliver   pushq worker apns, pushq worker fcm, pushq worker hms
 --   pushq_core      pushq worker core
 --   pushq_operator  the commands: tokens, segments, send, pause, replay, export, cache...
 --   pushq_observer  pushq exporter, dashboards; sees no push token

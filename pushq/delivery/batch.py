@@ -55,7 +55,8 @@ class BatchRun:
         client = self._d.clients.get((send.app, lease.platform))
         if client is None:
             return self._hold(
-                f"app {send.app!r} has no {lease.platform} table in the configuration of this worker"
+                "unconfigured",
+                f"app {send.app!r} has no {lease.platform} table in the configuration of this worker",
             )
         try:
             attempt = self._open_journal()
@@ -78,7 +79,7 @@ class BatchRun:
         except CredentialRefused as exc:
             if not self._renewed(client, sending):
                 self._guard(client, attempt)
-                return self._hold(str(exc), attempt)
+                return self._hold("credential", str(exc), attempt)
         except (CredentialUnavailable, PoolSaturated, PoolClosed) as exc:
             error = str(exc)
         return self._settle(client, attempt, sending, error)
@@ -147,16 +148,16 @@ class BatchRun:
                 client.reauthenticate(attempt.reauthenticate)
             except CredentialRefused as exc:
                 if not self._renewed(client, sending):
-                    return self._hold(str(exc), attempt)
+                    return self._hold("credential", str(exc), attempt)
             except PushqError as exc:
                 error = str(exc)
         if suspicion is not None and not self._renewed(client, sending):
-            return self._hold(suspicion, attempt)
+            return self._hold("tokens", suspicion, attempt)
         if attempt.halted is not None:
             if attempt.halted.effect is not Effect.CONFIGURATION:
                 self._stop(attempt.halted)
             elif not self._renewed(client, sending):
-                return self._hold(client.explain(attempt.halted), attempt)
+                return self._hold("setup", client.explain(attempt.halted), attempt)
         attempts, conclusion = self._conclude(attempt, sending.again_in)
         if error is None and conclusion.retry_in is not None and sending.why != "paused":
             not_sent = sending.why or attempt.not_sent
@@ -275,11 +276,17 @@ class BatchRun:
             if sends.stop(connection, self._send.id, state="failed", error=error):
                 log.error("send_stopped", extra={"send_id": str(self._send.id), "error": error})
 
-    def _hold(self, error: str, attempt: Attempt | None = None) -> Step:
-        """Nobody can get anything until an operator mends the set-up: pause the send, keep every recipient."""
+    def _hold(self, cause: str, error: str, attempt: Attempt | None = None) -> Step:
+        """Nobody can get anything until an operator mends the set-up: pause the send, keep every recipient.
+
+        Args:
+            cause: one of :data:`pushq.metrics.HOLDS`.
+        """
         with self._d.database.begin() as connection:
-            if sends.pause(connection, self._send.id, error):
-                log.error("send_held", extra={"send_id": str(self._send.id), "error": error})
+            held = sends.pause(connection, self._send.id, error)
+        if held:
+            metrics.sends_held.labels(self._lease.platform, cause).inc()
+            log.error("send_held", extra={"send_id": str(self._send.id), "error": error})
         if attempt is None or not any(attempt.outcomes):
             return self._hand_back(error)
         attempts, conclusion = self._conclude(attempt, POSTPONE_S)

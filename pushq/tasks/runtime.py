@@ -85,6 +85,8 @@ class Runtime:
         )
         self._opened: dict[tuple[str, str], OpenClient] = self._opener.open(apps, {})
         self._gate = FleetGate(apps, self.limits_redis)
+        for platform in platforms:
+            metrics.expect_holds(platform)
         if not platforms:
             for name, app in apps.items():
                 for platform in PLATFORMS:

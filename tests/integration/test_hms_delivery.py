@@ -226,12 +226,13 @@ class TestTable:
         self, world: World, worker: Worker, mock: MockProcess, code: str
     ) -> None:
         mock.set_faults([{"platform": "hms", "answer": {"status": 401, "reason": code}}])
+        counted = Counted("pushq_sends_held_total", platform="hms", cause="credential")
         send_id, batch_no = send_to(world)
         worker.run(send_id, batch_no)
         world.let_time_pass(send_id)
         worker.run_orders(sweeper.sweep(world.database, world.settings))
         held = world.progress(send_id)
-        assert held.state == "paused"
+        assert (held.state, counted.more) == ("paused", 1)
         assert held.error is not None
         assert held.error.startswith(
             f"HMS refuses the access token of app 'shop', a new one as well ({code})"

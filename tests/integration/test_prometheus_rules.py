@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from pushq import metrics
 from pushq.providers.answers import Effect
 from pushq.providers.apns import responses as apns
 from pushq.providers.fcm import responses as fcm
+from pushq.providers.hms import responses as hms
 from tests.services.prometheus import find_promtool, shortened
 from tests.services.promql import metric_names, series_in
 
@@ -93,19 +95,36 @@ def test_the_rules_ask_only_for_metrics_that_there_are() -> None:
 
 
 def test_all_refusals_of_a_set_up_raise_the_alert() -> None:
-    """A reason that a provider's table calls a fault of the configuration must not be missing in the rule."""
+    """A reason that a provider's table calls a fault of the configuration must not be missing in the rule, and no other be in it."""
     (rule,) = [rule for rule in ALERTS if rule["alert"] == "PushqSetupRefused"]
-    patterns = [re.compile(each) for each in re.findall(r'(?:reason|code)=~"([^"]*)"', rule["expr"])]
-    tables = [
-        {word for (_, word), row in apns.RULES.items() if row.effect is Effect.CONFIGURATION},
-        {
-            word or f"status_{status}"
-            for (status, word), row in fcm.RULES.items()
-            if row.effect is Effect.CONFIGURATION
-        },
-    ]
-    for pattern, words in zip(patterns, tables, strict=True):
-        assert {word for word in words if not pattern.fullmatch(word)} == set()
-        table = apns.RULES if words is tables[0] else fcm.RULES
-        others = {word for (_, word), row in table.items() if row.effect is not Effect.CONFIGURATION}
-        assert {word for word in others if pattern.fullmatch(word)} == set()
+    patterns = dict(re.findall(r'(\w+)_errors_total{\w+=~"([^"]*)"', rule["expr"]))
+    tables: dict[str, set[tuple[str, Effect | None]]] = {
+        "apns": {(word, row.effect) for (_, word), row in apns.RULES.items()},
+        "fcm": {(word or f"status_{status}", row.effect) for (status, word), row in fcm.RULES.items()},
+        "hms": {(word, _effect_of_hms(word)) for word in hms.REASONS},
+    }
+    assert patterns.keys() == tables.keys()
+    for platform, table in tables.items():
+        found = {row for row in table if re.fullmatch(patterns[platform], row[0])}
+        assert found == {row for row in table if row[1] is Effect.CONFIGURATION}, platform
+
+
+def _effect_of_hms(reason: str) -> Effect | None:
+    """Of what is said about whole requests; about single tokens, the others went out all the same."""
+    code, _, cause = reason.partition("_")
+    if code == "status":
+        return hms.BY_STATUS[int(cause)].effect
+    if code in hms.RULES:
+        return (
+            Effect.CONFIGURATION
+            if code == hms.ALL_INVALID and cause in hms.SETUP_CAUSES
+            else hms.RULES[code].effect
+        )
+    return None
+
+
+def test_every_hold_that_no_answer_speaks_of_raises_it_as_well() -> None:
+    (rule,) = [rule for rule in ALERTS if rule["alert"] == "PushqSetupRefused"]
+    (causes,) = re.findall(r'cause=~"([^"]*)"', rule["expr"])
+    # Of the others, the answers or PushqMassInvalidationHeld tell.
+    assert set(causes.split("|")) == set(metrics.HOLDS) - {"setup", "tokens"}
