@@ -43,6 +43,11 @@ class Dialling:
         covered = proxy is not None and proxy.covers(parts.hostname or "", parts.port or 443)
         self._proxy = proxy if covered else None
 
+    @property
+    def proxied(self) -> bool:
+        """Whether connections go through the proxy."""
+        return self._proxy is not None
+
     def client(self, timeout_s: float, *, http2: bool, idle_close_s: float = 5.0) -> httpx.Client:
         """A client; the caller closes it.
 

@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 import pytest
 
-from pushq.http2 import Code, HeaderTemplate, PoolClosed, PoolSaturated
+from pushq.http2 import Code, HeaderTemplate, PoolClosed, PoolSaturated, Proxy
 from pushq.http2.figures import NullObserver
 from pushq.mock import MockProcess
 from pushq.providers.dialling import Dialling
@@ -21,7 +21,9 @@ from pushq.providers.hms.credentials import ServiceAccount
 from pushq.providers.hms.pool import HmsPool
 from pushq.providers.pool_metrics import PoolMetrics
 from pushq.settings import HmsSettings, load_apps
+from tests.integration.connect_proxy import ESTABLISHED, ConnectProxy
 from tests.integration.counted import value
+from tests.integration.h2_server import Authority
 
 CONTENT = b'{"data":"x","android":{"ttl":"60s"}}'
 PATIENT = 20.0
@@ -57,7 +59,9 @@ class Opener:
         self.settings = settings
         self.pools: list[HmsPool] = []
 
-    def __call__(self, url: str | None = None, *, trusted: bool = True, **options: Any) -> HmsPool:
+    def __call__(
+        self, url: str | None = None, *, trusted: bool = True, proxy: Proxy | None = None, **options: Any
+    ) -> HmsPool:
         url = url or self.settings.url
         chosen: dict[str, Any] = {
             "max_connections": 4,
@@ -66,7 +70,7 @@ class Opener:
             "observer": NullObserver(),
             "random": lambda: 0.0,
         }
-        dialling = Dialling(url, self.settings.ca_file if trusted else None)
+        dialling = Dialling(url, self.settings.ca_file if trusted else None, proxy)
         pool = HmsPool("hms/test", url, dialling, **(chosen | options))
         self.pools.append(pool)
         return pool
@@ -141,6 +145,55 @@ def test_without_a_connection_nothing_was_sent(
     assert pool.stats().failed >= 1
     assert pool.stats().opened == 0
     assert mock.accepted("hms") == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "proxy_auth"),
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "proxy_bad_gateway"),
+        (b"", "connect_failed"),  # cut
+        (None, "connect_timeout"),
+        (ESTABLISHED, "tls_verify_failed"),
+    ],
+)
+def test_where_a_proxy_makes_no_connection_nothing_was_sent(
+    opener: Opener, mock: MockProcess, template: HeaderTemplate, said: bytes | None, reason: str
+) -> None:
+    """The CONNECT was written, the request was not."""
+    with ConnectProxy(lambda head: said) as proxy:
+        pool = opener(trusted=said != ESTABLISHED, proxy=Proxy.parse(proxy.url), request_timeout_s=0.3)
+        sent = done(pool, burst(template, 3))
+        assert (set(sent.codes), set(sent.reasons.values())) == ({Code.NOT_SENT}, {reason})
+        # Counted as such, so that the next lane waits for the back-off.
+        stats = pool.stats()
+        assert (stats.failed, stats.lost, stats.opened) == (1, 0, 0)
+    assert mock.accepted("hms") == {}
+
+
+@pytest.mark.parametrize("http2", [True, False])
+@pytest.mark.parametrize("tls", [True, False])
+def test_through_a_proxy(
+    opener: Opener,
+    mock: MockProcess,
+    template: HeaderTemplate,
+    authority: Authority,
+    *,
+    http2: bool,
+    tls: bool,
+) -> None:
+    with ConnectProxy(certificate=authority.issue("localhost") if tls else None) as proxy:
+        through = Proxy.parse(proxy.url, ca_file=authority.ca_file if tls else None)
+        pool = opener(proxy=through, http2=http2)
+        for _ in range(2):
+            assert set(done(pool, burst(template, 2)).codes) == {Code.OK}
+        stats = pool.stats()
+        assert (stats.opened, stats.connections, stats.failed, len(proxy.heads)) == (1, 1, 0, 1)
+        # What was written in the tunnel may have been processed.
+        mock.set_faults([{"platform": "hms", "times": 1, "per": "total", "stall": True, "processed": True}])
+        sent = done(pool, burst(template, 2))
+        assert (set(sent.codes), set(sent.reasons.values())) == ({Code.UNKNOWN}, {"timeout"})
+        pool.close(1.0)
 
 
 def test_a_host_that_is_away_is_not_dialled_again_and_again(opener: Opener, template: HeaderTemplate) -> None:

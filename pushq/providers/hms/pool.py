@@ -40,9 +40,11 @@ BACKOFF_MAX_S: Final = 30.0
 OPEN_SPACING_S: Final = 0.02
 #: Beyond the time-outs of httpx, which count from byte to byte: no answer may trickle for ever.
 GRACE_S: Final = 1.0
-#: Events of httpcore after which bytes of the request may have left.
+#: Events of httpcore after which bytes of the request may have left, unless they are those of a CONNECT to a proxy.
 _WRITES: Final = frozenset({"http11.send_request_headers.started", "http2.send_request_headers.started"})
+#: The handshake with Huawei is over. In a tunnel "connection." is the handshake with the proxy, if it has one.
 _CONNECTED: Final = "connection.start_tls.complete"
+_CONNECTED_IN_TUNNEL: Final = "proxy.start_tls.complete"
 
 
 class HmsPool:
@@ -64,6 +66,7 @@ class HmsPool:
     ) -> None:
         self.name = name
         self._url, self._dialling, self._observer = url, dialling, observer
+        self._connected_event = _CONNECTED_IN_TUNNEL if dialling.proxied else _CONNECTED
         self._max, self._timeout_s, self._idle_close_s = max_connections, request_timeout_s, idle_close_s
         self._http2, self._clock, self._random = http2, clock, random
         self._queue: deque[TokenBurst] = deque()
@@ -237,9 +240,10 @@ class _Lane:
 
         def trace(event: str, info: Mapping[str, Any]) -> None:
             nonlocal written, stream_id, wrote
-            if event in _WRITES:
+            # The CONNECT to a proxy has the trace of the request that it is for.
+            if event in _WRITES and info["request"].method != b"CONNECT":
                 written, stream_id, wrote = True, info.get("stream_id", 0), pool._clock()
-            elif event == _CONNECTED:
+            elif event == pool._connected_event:
                 self._now_connected(pool._clock() - began)
 
         try:
