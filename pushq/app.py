@@ -28,8 +28,12 @@ PLATFORM_QUEUES: Final = {
     for platform in PLATFORMS
     for lane in ("broadcast", "transactional")
 }
-#: Queues of the worker that plans, buries and cleans.
-CORE_QUEUES: Final = (BROADCAST, TRANSACTIONAL, DEAD_LETTER, MAINTENANCE)
+#: Queues of the worker that plans, buries and cleans, by lane: planning a broadcast must not stand before a transactional call.
+CORE_LANES: Final = {
+    "broadcast": (BROADCAST, DEAD_LETTER, MAINTENANCE),
+    "transactional": (TRANSACTIONAL,),
+}
+CORE_QUEUES: Final = (*CORE_LANES["broadcast"], *CORE_LANES["transactional"])
 ALL_QUEUES: Final = (*CORE_QUEUES, *PLATFORM_QUEUES.values())
 
 #: Finds a dead broker within half a minute, in the place of AMQP heartbeats; seconds, but milliseconds for the last.

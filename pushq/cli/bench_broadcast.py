@@ -33,6 +33,7 @@ class _Workers(click.ParamType[dict[str, int]]):
             return value
         kinds = [
             "core",
+            "core-transactional",
             *(f"{p}{lane}" for p in PLATFORMS for lane in ("", "-broadcast", "-transactional")),
         ]
         found: dict[str, int] = {}
@@ -48,6 +49,22 @@ class _Workers(click.ParamType[dict[str, int]]):
         if "core" not in found:
             self.fail(f"found no core in {value!r}; expected one at least, which plans", param, ctx)
         return found
+
+
+class _Setting(click.ParamType[tuple[str, str]]):
+    """``PUSHQ_NAME=value`` as a pair."""
+
+    name = "PUSHQ_NAME=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not name.startswith("PUSHQ_") or not equals:
+            self.fail(f"found {value!r}; expected PUSHQ_NAME=value", param, ctx)
+        return name, text
 
 
 class _Platforms(click.ParamType[tuple[str, ...]]):
@@ -101,6 +118,9 @@ class _Platforms(click.ParamType[tuple[str, ...]]):
     default=False,
     help=f"FCM refuses more than {bench.QUOTA:,} requests a minute, and pushq keeps below, without a ramp.",
 )
+@click.option(
+    "--setting", "settings", type=_Setting(), multiple=True, help="A setting of the workers; may be repeated."
+)
 @click.option("--timeout", type=click.FloatRange(1), default=3600.0, help="Seconds for the broadcast.")
 @json_option
 def broadcast(
@@ -113,6 +133,7 @@ def broadcast(
     transactional_rate: float,
     guarantee: str,
     quota: bool,
+    settings: tuple[tuple[str, str], ...],
     timeout: float,
     as_json: bool,
 ) -> None:
@@ -134,6 +155,7 @@ def broadcast(
         guarantee=guarantee,
         quota=quota,
         timeout_s=timeout,
+        settings=dict(settings),
     )
     report = bench.run(plan, lambda text: out.print(f"[dim]·[/dim] {text}"))
     if as_json:

@@ -31,7 +31,7 @@ DEFAULT_CONCURRENCY = dict.fromkeys(("core", *PLATFORMS), 16)
     "--lane",
     type=click.Choice(["both", "broadcast", "transactional"]),
     default="both",
-    help="Which lane's queue to serve.",
+    help="Which lane's queues to serve; broadcast buries, sweeps and cleans, too.",
 )
 @click.option("--name", help="The worker's node name; default: the kind and the process id.")
 @click.option(
@@ -55,7 +55,7 @@ def worker(
     from prometheus_client import REGISTRY  # noqa: PLC0415
 
     from pushq import tracing  # noqa: PLC0415
-    from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, app, declare_poison  # noqa: PLC0415
+    from pushq.app import app, declare_poison  # noqa: PLC0415
     from pushq.observe.endpoint import serve  # noqa: PLC0415
     from pushq.observe.worker import WorkerHealth  # noqa: PLC0415
     from pushq.tasks import hooks, runtime  # noqa: PLC0415
@@ -76,11 +76,7 @@ def worker(
         end_endpoint = serve(settings.metrics_host, settings.metrics_port, health, version=__version__)
     # Here, not at the first task: whoever starts a worker with a wrong key or without a schema sees it at once.
     runtime.configure(settings, () if kind == "core" else (kind,), greenlets=greenlets)
-    if kind == "core":
-        queues = list(CORE_QUEUES)
-    else:
-        lanes = ("broadcast", "transactional") if lane == "both" else (lane,)
-        queues = [PLATFORM_QUEUES[kind, one] for one in lanes]
+    queues = _queues(kind, lane)
     REGISTRY.register(HeldMessages(queues))
     arguments = ["--quiet", "worker", "-P", "gevent", "-c", str(greenlets), "-Q", ",".join(queues)]
     arguments += [
@@ -132,6 +128,15 @@ def _leave_logs_alone() -> None:
 
     setup_logging.connect(done, weak=False)
     program.safe_say = logs.write_at_once
+
+
+def _queues(kind: str, lane: str) -> list[str]:
+    from pushq.app import CORE_LANES, PLATFORM_QUEUES  # noqa: PLC0415 - after gevent's patches, as all of Celery
+
+    lanes = ("broadcast", "transactional") if lane == "both" else (lane,)
+    if kind == "core":
+        return [queue for one in lanes for queue in CORE_LANES[one]]
+    return [PLATFORM_QUEUES[kind, one] for one in lanes]
 
 
 def _tame_collector() -> None:

@@ -56,7 +56,8 @@ class Plan:
 
     Attributes:
         devices: registered ones, of ``platforms`` in the shares of :func:`pushq.demo.devices.generate`.
-        workers: processes by kind; kinds that end in ``-transactional`` serve that lane only.
+        workers: processes by kind; kinds that end in ``-transactional`` serve that lane only, and leave the other to their like.
+        settings: further PUSHQ_ variables for the workers.
         transactional_rate: calls per second beside the broadcast; 0 is none.
         quota: the mock of FCM refuses more than 600,000 requests a minute, and pushq is told so, without a ramp; else neither.
         timeout_s: for the broadcast.
@@ -72,6 +73,7 @@ class Plan:
     guarantee: str = "at_most_once"
     quota: bool = False
     timeout_s: float = 3600.0
+    settings: Mapping[str, str] = field(default_factory=dict)
     notification: Mapping[str, Any] = field(
         default_factory=lambda: {
             "title": "Sale",
@@ -85,7 +87,7 @@ def crew(platforms: Sequence[str], *, transactional: bool) -> dict[str, int]:
     """One process of each kind that the platforms need."""
     kinds = ["core", *platforms]
     if transactional:
-        kinds += [f"{platform}-transactional" for platform in platforms]
+        kinds += [f"{kind}-transactional" for kind in kinds]
     return dict.fromkeys(kinds, 1)
 
 
@@ -107,7 +109,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
                 say=say,
                 workers=(),
                 rabbitmq=plan.broker == "rabbitmq",
-                settings={"PUSHQ_LOG_LEVEL": "WARNING"},
+                settings={"PUSHQ_LOG_LEVEL": "WARNING", **plan.settings},
             )
         )
         _set_rates(stack.mock, quota=plan.quota)
@@ -157,12 +159,12 @@ def _start_workers(stack: Stack, plan: Plan, say: Callable[[str], None]) -> None
     transactional = plan.transactional_rate > 0
     workers = plan.workers or crew(plan.platforms, transactional=transactional)
     say("starting workers: " + ", ".join(f"{count} {kind}" for kind, count in workers.items()))
-    split = any(kind.endswith("-transactional") for kind in workers)
+    split = {kind.partition("-")[0] for kind in workers if kind.endswith("-transactional")}
     for kind, count in workers.items():
-        platform, _, lane = kind.partition("-")
-        options = ["--lane", lane or "broadcast"] if split and platform != "core" else []
+        role, _, lane = kind.partition("-")
+        options = ["--lane", lane or "broadcast"] if role in split else []
         for number in range(1, count + 1):
-            stack.fleet.spawn(platform, *options, name=f"{kind}-{number}")
+            stack.fleet.spawn(role, *options, name=f"{kind}-{number}")
     stack.fleet.await_ready()
 
 

@@ -52,6 +52,7 @@ def test_a_small_broadcast_with_transactional_calls_beside_it(broker: str) -> No
         (("--workers", "core=1,typo=2"), "found 'typo=2'"),
         (("--workers", "core=1,apns=0"), "found 'apns=0'"),
         (("--platforms", "apns,web"), "found 'apns,web'"),
+        (("--setting", "BATCH=1"), "found 'BATCH=1'"),
     ],
 )
 def test_wrong_options_are_named(arguments: tuple[str, ...], words: str) -> None:

@@ -44,7 +44,8 @@ def test_a_line_over_time_shows_rates_not_sums() -> None:
 
 @pytest.mark.parametrize(("platforms", "transactional"), [(("apns",), False), (("apns", "fcm"), True)])
 def test_a_crew_has_one_of_each_kind(platforms: tuple[str, ...], transactional: bool) -> None:
-    kinds = {"core", *platforms} | ({f"{p}-transactional" for p in platforms} if transactional else set())
+    kinds = {"core", *platforms}
+    kinds |= {f"{kind}-transactional" for kind in kinds} if transactional else set()
     assert crew(platforms, transactional=transactional) == dict.fromkeys(kinds, 1)
 
 
