@@ -131,7 +131,8 @@ def _rabbitmq(connection: Connection, settings: Settings) -> list[Finding]:
             warning(
                 "broker",
                 f"{poison[0]} message(s) in {POISON}: they came back too often",
-                "See what the workers' logs say about them; the ledger has issued the work again, so the queue may be purged.",
+                "See what the workers' logs say. Calls (pushq.send_...) whose id `pushq show` does not know: move them back to their queue;"
+                " all else the ledger has issued again, so it may be purged.",
             )
         )
     return findings

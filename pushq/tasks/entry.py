@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -120,9 +121,21 @@ class EntryTask(Task):  # type: ignore[misc]
             wait = min(ACCEPT_AGAIN_MOST_S, ACCEPT_AGAIN_S * 2**self.request.retries)
             try:
                 raise self.retry(exc=exc, countdown=wait) from exc
-            except ServiceUnavailable as unpublished:
-                raise Reject(str(unpublished), requeue=True) from exc
+            except Reject as unpublished:
+                # Celery would have this message dead-lettered when it cannot publish the next one. Put back it is tried again, though not
+                # at once: RabbitMQ lets go of what comes back too often (x-delivery-limit).
+                _pause(ACCEPT_AGAIN_MOST_S)
+                raise Reject(unpublished.reason, requeue=True) from exc
         calls.forget(self.request.id)
+
+
+def _pause(seconds: float) -> None:
+    """Wait, though not in the way of a shutdown."""
+    from pushq.tasks.runtime import draining  # noqa: PLC0415 - as above
+
+    end = time.monotonic() + seconds
+    while not draining() and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.5))
 
 
 def _published(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
