@@ -22,7 +22,7 @@ Judge = Callable[[Answer], Verdict]
 UNPROVEN: Final = "guarded_unproven_"
 
 
-#: So many that blame either the token or the message, and nobody who was reached: it is the message.
+#: So many that blame either the token or the message, or each a message of its own, and nobody who was reached: it is the message.
 ENOUGH_DOUBTS: Final = 100
 
 
@@ -99,6 +99,7 @@ class Attempt:
         reauthenticate: a burst whose credential was refused as expired.
         not_sent: why requests were never written, or surely not processed.
         personal: recipients get messages of their own, so that what became of one says nothing about another's.
+        blamed: how often the message was refused that was its recipient's own, and the first of these verdicts.
     """
 
     outcomes: bytearray
@@ -117,6 +118,7 @@ class Attempt:
     reauthenticate: Burst | None = None
     not_sent: str | None = None
     personal: bool = False
+    blamed: tuple[int, Verdict] | None = None
     _parts: list[_Part] = field(default_factory=list)
     _doubtful: dict[int, Verdict] = field(default_factory=dict)
     _throttled: list[float] = field(default_factory=list)
@@ -241,7 +243,7 @@ class Attempt:
         ):
             self._bury(position, Outcome.REJECTED, verdict)
             if verdict.scope is Scope.MESSAGE:
-                self.halted = self.halted or verdict
+                self._blame(verdict)
         elif effect is Effect.CONFIGURATION:
             self.failures[position] = Failure(verdict.reason, verdict.status, counts=False)
             self.halted = self.halted or verdict
@@ -291,8 +293,26 @@ class Attempt:
                 )
                 continue
             self._bury(position, Outcome.REJECTED, replace(verdict, invalid_since=None))
-            if not self.personal:
-                self.halted = self.halted or verdict
+            self._blame(verdict)
+
+    def _blame(self, verdict: Verdict) -> None:
+        """The message was refused: everybody's, or the one that was this recipient's own."""
+        if not self.personal:
+            self.halted = self.halted or verdict
+        elif self.blamed is None:
+            self.blamed = 1, verdict
+        else:
+            self.blamed = self.blamed[0] + 1, self.blamed[1]
+
+    @property
+    def all_blamed(self) -> Verdict | None:
+        """Why nobody's own message is likely to be taken: so many were refused, and nobody of this batch was reached.
+
+        Not looked at before the batch ends: what one language says wrong must not hold up those who read another.
+        """
+        if self.blamed is None or self.blamed[0] < ENOUGH_DOUBTS or Outcome.ACCEPTED in self.outcomes:
+            return None
+        return self.blamed[1]
 
     def _settle_throttling(self, *, ended: bool) -> None:
         """One 429 among answers that were accepted is about that device; several, or nothing else, are about everybody."""

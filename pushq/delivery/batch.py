@@ -141,7 +141,10 @@ class BatchRun:
     def _settle(self, client: ProviderClient, attempt: Attempt, sending: Sending, error: str | None) -> Step:
         self._journaled = sending.journaled
         if attempt.in_doubt:
-            attempt.settle_doubts(proven=attempt.proven or self._taken_elsewhere(attempt))
+            # What others got of a personal message was another one.
+            attempt.settle_doubts(proven=attempt.proven or (not attempt.personal and self._taken_elsewhere()))
+        if (blamed := attempt.all_blamed) is not None and not self._taken_elsewhere():
+            attempt.halted = attempt.halted or blamed
         suspicion = self._guard(client, attempt)
         if attempt.reauthenticate is not None:
             try:
@@ -175,10 +178,8 @@ class BatchRun:
             return True
         return False
 
-    def _taken_elsewhere(self, attempt: Attempt) -> bool:
-        """Whether the provider took this message for anybody in another batch."""
-        if attempt.personal:
-            return False
+    def _taken_elsewhere(self) -> bool:
+        """Whether the provider took this send's message for anybody in another batch."""
         with self._d.database.begin() as connection:
             return sends.accepted_by(connection, self._send.id, self._lease.platform)
 

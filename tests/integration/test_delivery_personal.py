@@ -205,3 +205,56 @@ def test_hms_shares_a_request_among_those_who_get_the_same(
     worker.redis.flushdb()
     worker.run_queued(world.send(notification=MESSAGE, audience=users(30)))
     assert len(mock.requests("hms")) == 30
+
+
+def test_one_message_that_the_provider_refuses_costs_its_recipient_alone(
+    world: World, worker: Worker, mock: MockProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So does one language, though it is that of a whole batch: others were reached."""
+    monkeypatch.setattr("pushq.delivery.attempt.ENOUGH_DOUBTS", BATCH)
+    world.add_devices("apns", 2 * BATCH)
+    know(world, range(1, 2 * BATCH + 1), name="Nr {}")
+    refused = [7, *range(BATCH + 1, 2 * BATCH + 1)]
+    mock.set_faults(
+        [
+            {
+                "platform": "apns",
+                "token": token("apns", user),
+                "answer": {"status": 413, "reason": "PayloadTooLarge"},
+            }
+            for user in refused
+        ]
+    )
+    send_id = world.send(notification=MESSAGE, audience=users(2 * BATCH))
+    worker.run_queued(send_id)
+    assert world.rows("SELECT accepted FROM send_batches ORDER BY batch_no") == [(29,), (0,)]
+    assert world.progress(send_id).state == "done"
+    assert letters(world) == dict.fromkeys(refused, ("rejected", "PayloadTooLarge", 413))
+
+
+@pytest.mark.parametrize(
+    ("platform", "answer"),
+    [
+        ("apns", {"status": 413, "reason": "PayloadTooLarge"}),
+        ("fcm", {"status": 400, "reason": "INVALID_ARGUMENT"}),  # token or message
+    ],
+)
+def test_a_message_that_is_refused_whatever_it_says_to_whom_ends_the_send(
+    world: World,
+    worker: Worker,
+    mock: MockProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    platform: str,
+    answer: dict[str, Any],
+) -> None:
+    monkeypatch.setattr("pushq.delivery.attempt.ENOUGH_DOUBTS", BATCH)
+    world.add_devices(platform, 2 * BATCH)
+    know(world, range(1, 2 * BATCH + 1), name="Nr {}")
+    mock.set_faults([{"platform": platform, "answer": answer}])
+    send_id = world.send(notification=MESSAGE, audience=users(2 * BATCH))
+    worker.run_queued(send_id)
+    progress = world.progress(send_id)
+    assert progress.state == "failed"
+    assert progress.error is not None
+    assert answer["reason"] in progress.error
+    assert mock.stats()["platforms"][platform]["requests"] == BATCH

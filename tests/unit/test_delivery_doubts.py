@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pushq.delivery.attempt import ENOUGH_DOUBTS, Attempt
 from pushq.http2 import Answer, Burst, Code
 from pushq.ledger.outcomes import Outcome
@@ -23,6 +25,8 @@ class Signal:
 
 
 def judge(answer: Answer) -> Verdict:
+    if answer.status == 413:
+        return Verdict(Effect.REJECTED, Scope.MESSAGE, "PayloadTooLarge", 413)
     if answer.status == 429:
         return Verdict(Effect.RETRY, Scope.PROVIDER, "QUOTA_EXCEEDED", 429, wait_s=60.0)
     return Verdict(Effect.REJECTED, Scope.MESSAGE, "INVALID_ARGUMENT", 400, doubtful=True)
@@ -131,6 +135,28 @@ def test_messages_of_their_own_say_nothing_about_each_other() -> None:
     attempt = trial.decide()
     assert (attempt.halted, attempt.guarded) == (None, {})
     assert list(attempt.outcomes) == [Outcome.REJECTED, Outcome.ACCEPTED, Outcome.ACCEPTED]
+
+
+def test_one_message_of_its_own_that_is_refused_stops_nobody_else() -> None:
+    trial = Trial(3, personal=True)
+    trial.answer(p1=413)
+    assert trial.attempt.halted is None
+    trial.answer(p0=200, p2=200)
+    attempt = trial.decide()
+    assert (attempt.halted, attempt.all_blamed) == (None, None)
+    assert list(attempt.outcomes) == [Outcome.ACCEPTED, Outcome.REJECTED, Outcome.ACCEPTED]
+    assert [letter.reason for letter in attempt.dead] == ["PayloadTooLarge"]
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_many_messages_of_their_own_and_no_acceptance_are_the_message(status: int) -> None:
+    trial = Trial(ENOUGH_DOUBTS + 1, personal=True)
+    trial.answer(**{f"p{index}": status for index in range(ENOUGH_DOUBTS)})
+    # What is left may be in another language.
+    assert trial.attempt.halted is None
+    assert trial.decide().all_blamed is not None
+    trial.answer(**{f"p{ENOUGH_DOUBTS}": 200})
+    assert trial.decide().all_blamed is None
 
 
 def test_what_is_in_doubt_when_the_process_stops_stays_open() -> None:
