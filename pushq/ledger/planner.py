@@ -64,9 +64,9 @@ def plan_page(database: Database, settings: Settings, send_id: uuid.UUID, shard_
             return Page([], done=True)
         app, audience, platforms = sends.audience_of(connection, send_id)
         if audience.target is not None:
-            scanned, matched = _insert_target(connection, send_id, shard_no, audience.target.platform)
+            scanned, matched, found = _insert_target(connection, send_id, shard_no, audience.target.platform)
         else:
-            scanned, matched = _insert_page(
+            scanned, matched, found = _insert_page(
                 connection, settings, send_id, shard_no, shard, app, audience, platforms
             )
         done = scanned < shard.scan_limit
@@ -88,20 +88,27 @@ def plan_page(database: Database, settings: Settings, send_id: uuid.UUID, shard_
                 ),
             },
         )
-    orders: list[Order] = []
-    for platform in platforms if matched or done else ():
+        transactional = shard.kind == "transactional"
+        window, orders = settings.release_window, list[Order]()
+        alone = shard_no == sends.EXPLICIT_SHARD
+        if alone:
+            # Nobody else plans this send: all of it in one transaction, for a transactional call waits for each.
+            for platform in found:
+                released = top_up(connection, send_id, platform, window)
+                orders += [DeliverBatch(send_id, no, platform, transactional) for no in released]
+            if done:
+                finish_planning(connection, send_id)
+    if not alone:
         # In transactions of their own, and not in a queue: sixteen shards that hold the window's lock until their page is on disk
         # keep every batch waiting that wants to settle. A shard's last page waits, so that nothing planned is overlooked.
-        with database.begin() as connection:
-            released = top_up(connection, send_id, platform, settings.release_window, wait=done)
-        orders += [
-            DeliverBatch(send_id, no, platform, transactional=shard.kind == "transactional")
-            for no in released
-        ]
-    if done:
-        with database.begin() as connection:
-            finish_planning(connection, send_id)
-    return Page(orders, done, scanned, matched, shard.kind == "transactional")
+        for platform in platforms if done else found:
+            with database.begin() as connection:
+                released = top_up(connection, send_id, platform, window, wait=done)
+            orders += [DeliverBatch(send_id, no, platform, transactional) for no in released]
+        if done:
+            with database.begin() as connection:
+                finish_planning(connection, send_id)
+    return Page(orders, done, scanned, matched, transactional)
 
 
 def _insert_page(
@@ -113,7 +120,8 @@ def _insert_page(
     app: str,
     audience: Audience,
     platforms: list[str],
-) -> tuple[int, int]:
+) -> tuple[int, int, list[str]]:
+    """How many devices were read, how many of them belong to the audience, and on which platforms."""
     selection = select_devices(connection, app, audience)
     explicit = shard_no == sends.EXPLICIT_SHARD
     # The table's name is one of sixteen made here; everything that a caller can influence is a parameter.
@@ -138,11 +146,12 @@ def _insert_page(
         ), inserted AS (
             INSERT INTO send_batches (send_id, batch_no, platform, recipients, user_ids, device_ids)
             SELECT :send, (:next_seq + seq) * :stride + :shard, platform, recipients, user_ids, device_ids FROM placed
-            RETURNING recipients
+            RETURNING recipients, platform
         ), last AS (
             SELECT user_id, id FROM scanned ORDER BY user_id DESC, id DESC LIMIT 1
         ), totals AS (
-            SELECT (SELECT count(*) FROM scanned) AS scanned, count(*) AS batches, coalesce(sum(recipients), 0) AS matched
+            SELECT (SELECT count(*) FROM scanned) AS scanned, count(*) AS batches, coalesce(sum(recipients), 0) AS matched,
+                   coalesce(array_agg(DISTINCT platform), ARRAY[]::text[]) AS platforms
             FROM inserted
         )
         UPDATE send_shards h
@@ -151,7 +160,7 @@ def _insert_page(
             next_seq = h.next_seq + totals.batches, scanned = h.scanned + totals.scanned,
             matched = h.matched + totals.matched
         FROM totals WHERE h.send_id = :send AND h.shard_no = :shard
-        RETURNING totals.scanned, totals.matched
+        RETURNING totals.scanned, totals.matched, totals.platforms
     """  # noqa: S608
     row = connection.execute(
         text(statement),
@@ -170,12 +179,12 @@ def _insert_page(
             "send": send_id,
         },
     ).one()
-    return int(row.scanned), int(row.matched)
+    return int(row.scanned), int(row.matched), list(row.platforms)
 
 
 def _insert_target(
     connection: Connection, send_id: uuid.UUID, shard_no: int, platform: str
-) -> tuple[int, int]:
+) -> tuple[int, int, list[str]]:
     """The one batch of a send to a topic, condition or channel. Its recipient has the ids 0, which no user and no device has."""
     connection.execute(
         text(
@@ -189,13 +198,14 @@ def _insert_target(
         ),
         {"send": send_id, "shard": shard_no, "platform": platform},
     )
-    return 0, 1
+    return 0, 1, [platform]
 
 
 def finish_planning(connection: Connection, send_id: uuid.UUID) -> None:
     """Once no shard is open: from now on the send can finish.
 
-    Must run in a transaction of its own, after that of the last page: of two last shards the later one sees both. Safe to repeat.
+    Where there are several shards, it must run in a transaction of its own, after that of the last page: of two last shards the later
+    one sees both. Safe to repeat.
     """
     planned = connection.execute(
         text(
