@@ -86,7 +86,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     amqp = url is not None and url.startswith(("amqp", "pyamqp"))
     return {
         "broker_url": url,
-        "broker_use_ssl": _tls(url),
+        "broker_use_ssl": tls_options(url),
         "broker_connection_timeout": 5,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # never give up
@@ -146,8 +146,11 @@ def configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _tls(url: str | None) -> dict[str, Any] | bool:
-    """What kombu must be told, or it sends the password to whoever answers: for rediss:// it checks no certificate, for amqps:// no name."""
+def tls_options(url: str | None) -> dict[str, Any] | bool:
+    """kombu's ``ssl`` for every connection to the broker, whoever makes it.
+
+    What kombu must be told, or it sends the password to whoever answers: for rediss:// it checks no certificate, for amqps:// no name.
+    """
     if url is None:
         return False
     if "rediss://" in url:

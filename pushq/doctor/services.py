@@ -10,7 +10,7 @@ from amqp.exceptions import NotFound
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, POISON
+from pushq.app import CORE_QUEUES, PLATFORM_QUEUES, POISON, tls_options
 from pushq.database import Database
 from pushq.doctor import clocks
 from pushq.doctor.clocks import Reading, judge_clock
@@ -87,7 +87,7 @@ def broker(settings: Settings) -> Sequence[Finding]:
         ]
     if url.reveal().startswith("redis"):
         return _redis_server(ServiceUrl(url.reveal().partition(";")[0]), "broker", BROKER_ADVICE)
-    connection = Connection(url.reveal(), connect_timeout=CONNECT_S)
+    connection = Connection(url.reveal(), connect_timeout=CONNECT_S, ssl=tls_options(url.reveal()))
     try:
         connection.ensure_connection(max_retries=1, timeout=CONNECT_S)
         return _rabbitmq(connection, settings)

@@ -21,7 +21,7 @@ import redis
 from amqp.exceptions import NotFound
 from kombu import Connection
 
-from pushq.app import ALL_QUEUES, POISON
+from pushq.app import ALL_QUEUES, POISON, tls_options
 from pushq.errors import ServiceUnavailable
 from pushq.redis_client import open_redis
 from pushq.settings import ServiceUrl, Settings
@@ -185,6 +185,7 @@ class RabbitMqQueues:
                 self._url.reveal(),
                 connect_timeout=TIMEOUT_S,
                 heartbeat=0,
+                ssl=tls_options(self._url.reveal()),
                 transport_options={"read_timeout": TIMEOUT_S, "write_timeout": TIMEOUT_S},
             )
             self._connection.ensure_connection(

@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,9 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from pushq.app import configuration
+from pushq.doctor import services
+from pushq.errors import ServiceUnavailable
+from pushq.observe.queues import RabbitMqQueues
 from pushq.redis_client import open_redis
 from pushq.settings import ServiceUrl, load
 from tests.integration.h2_server import Authority
@@ -60,9 +63,25 @@ def cache(url: str) -> None:
         client.ping()
 
 
+def exporter(url: str) -> None:
+    with closing(RabbitMqQueues(ServiceUrl(url), None)) as queues:
+        try:
+            queues.depths()
+        except ServiceUnavailable as unavailable:
+            raise unavailable.__cause__ or unavailable from None
+
+
+def doctor(url: str) -> None:
+    (finding,) = services.broker(load({"PUSHQ_BROKER_URL": url}))
+    raise OSError(finding.found)
+
+
 TARGETS: list[tuple[str, Callable[[str], None]]] = [
     ("amqps://user:password@localhost:{port}//", broker),
+    ("amqps://user:password@localhost:{port}//", exporter),
+    ("amqps://user:password@localhost:{port}//", doctor),
     ("rediss://:password@localhost:{port}/0", broker),
+    ("rediss://:password@localhost:{port}/0", doctor),
     ("rediss://:password@localhost:{port}/0", cache),
 ]
 
@@ -83,7 +102,9 @@ def listener(
     opened.close()
 
 
-@pytest.mark.parametrize(("url", "connect"), TARGETS, ids=["amqps", "rediss", "cache"])
+@pytest.mark.parametrize(
+    ("url", "connect"), TARGETS, ids=lambda value: getattr(value, "__name__", str(value).partition(":")[0])
+)
 def test_nothing_is_said_to_a_server_that_nobody_vouches_for(
     listener: tuple[Listener, bool],
     url: str,
