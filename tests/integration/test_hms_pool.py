@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import gevent
@@ -194,6 +195,26 @@ def test_through_a_proxy(
         sent = done(pool, burst(template, 2))
         assert (set(sent.codes), set(sent.reasons.values())) == ({Code.UNKNOWN}, {"timeout"})
         pool.close(1.0)
+
+
+@pytest.mark.parametrize(("broken", "code"), [("_Lane._post", Code.NOT_SENT), ("divide", Code.UNKNOWN)])
+def test_a_request_on_which_pushq_breaks_down_holds_up_no_other(
+    opener: Opener, template: HeaderTemplate, monkeypatch: pytest.MonkeyPatch, broken: str, code: Code
+) -> None:
+    """Neither those behind it in the queue, for which there is no other lane, nor itself."""
+    whole = attrgetter(broken)(pool_module)
+    calls = []
+
+    def breaks_down(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            raise RuntimeError
+        return whole(*args)
+
+    monkeypatch.setattr(f"pushq.providers.hms.pool.{broken}", breaks_down)
+    sent = done(opener(max_connections=1), burst(template, 2, 1))
+    assert list(sent.codes) == [code, code, Code.OK]
+    assert sent.reasons == {0: "internal_error", 1: "internal_error"}
 
 
 def test_a_host_that_is_away_is_not_dialled_again_and_again(opener: Opener, template: HeaderTemplate) -> None:

@@ -169,6 +169,7 @@ class TestPartialSuccess:
             '{"failure":1,"illegal_tokens":[]}',
             '{"failure":2,"illegal_tokens":["token-b"]}',
             '{"failure":1,"illegal_tokens":["token-of-somebody-else"]}',
+            '{"failure":1,"illegal_tokens":["token-b"],"x":' + "[" * 300 + "]" * 300 + "}",
         ],
     )
     def test_nobody_is_taken_for_reached_or_dead_when_it_cannot_be_read(self, message: str) -> None:

@@ -194,7 +194,11 @@ class _Lane:
                 self._await_connectable()
                 taken = pool.next()
                 if taken is not None:
-                    self._send(*taken)
+                    try:
+                        self._send(*taken)
+                    except Exception:
+                        # Its devices have heard of it. Without this lane others would wait, perhaps for ever.
+                        log.exception("hms_request_crashed", extra={"pool": pool.name})
                 elif not self._rest():
                     break
         finally:
@@ -236,7 +240,6 @@ class _Lane:
         pool = self._pool
         written, stream_id = False, 0
         began = wrote = pool._clock()
-        code, reason = Code.UNKNOWN, str(Reason.INTERNAL_ERROR)
 
         def trace(event: str, info: Mapping[str, Any]) -> None:
             nonlocal written, stream_id, wrote
@@ -249,6 +252,8 @@ class _Lane:
         try:
             with gevent.Timeout(pool._timeout_s + GRACE_S):
                 status, headers, body = self._post(burst, request, trace)
+            answered_at = pool._clock()
+            division = divide(status, headers, body, request.tokens)
         except gevent.Timeout:
             code, reason = (
                 (Code.UNKNOWN, Reason.TIMEOUT) if written else (Code.NOT_SENT, Reason.CONNECT_TIMEOUT)
@@ -256,17 +261,21 @@ class _Lane:
         except (httpx.HTTPError, OSError, UnicodeDecodeError) as exc:
             code, reason = outcome(exc, written=written, stream_id=stream_id)
             pool._last_error = f"{type(exc).__name__}: {reason}"
-        except BaseException:
+        except BaseException as exc:
             # Killed, or a fault of ours: whoever waits must hear of it.
-            burst.finish(request, Code.UNKNOWN if written else Code.NOT_SENT, reason=Reason.POOL_CLOSED)
+            ours = isinstance(exc, Exception)
+            burst.finish(
+                request,
+                Code.UNKNOWN if written else Code.NOT_SENT,
+                reason=Reason.INTERNAL_ERROR if ours else Reason.POOL_CLOSED,
+            )
             self._disconnect(Reason.INTERNAL_ERROR)
             raise
         else:
-            took = pool._clock() - wrote
+            took = answered_at - wrote
             pool._observer.answered(pool.name, ((took, 1),))
             pool._latency_s = took if pool._latency_s is None else 0.8 * pool._latency_s + 0.2 * took
             pool._failures = 0
-            division = divide(status, headers, body, request.tokens)
             burst.finish(request, division.code, answers=division.answers, reason=division.reason)
             return
         burst.finish(request, code, reason=reason)

@@ -135,12 +135,11 @@ def _partial(status: int, message: str, tokens: Sequence[bytes]) -> Division:
     try:
         document = orjson.loads(message)
         failures, listed = document["failure"], set(map(str.encode, document["illegal_tokens"]))
+        # What can be read is not always written: orjson reads 1,024 levels and writes 254.
+        rest = orjson.dumps({name: value for name, value in document.items() if name != "illegal_tokens"})
     except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
         return Division(Code.UNKNOWN, reason=Reason.MALFORMED_ANSWER)
-    rest = {name: value for name, value in document.items() if name != "illegal_tokens"}
-    answer = Answer(
-        status, {}, orjson.dumps({"code": PARTLY, "msg": _shortened(orjson.dumps(rest).decode())})
-    )
+    answer = Answer(status, {}, orjson.dumps({"code": PARTLY, "msg": _shortened(rest.decode())}))
     illegal = {index: answer for index, token in enumerate(tokens) if token in listed}
     # As many as it says, or nobody knows who the others are.
     complete = type(failures) is int and len(illegal) == failures
