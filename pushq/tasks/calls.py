@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum, auto
 from typing import Any, Final, cast
 
 import orjson
@@ -79,31 +80,52 @@ def publish_again(now: float) -> int:
             if redis is None:
                 return 0
             due = cast(list[bytes], redis.zrangebyscore(_DUE, "-inf", now, start=0, num=LIMIT))
-            calls = redis.hmget(_CALLS, due) if due else []
+            calls = cast(list[bytes | None], redis.hmget(_CALLS, due) if due else [])
             for key, call in zip(due, calls, strict=True):
                 send_id = key.decode()
-                if call is None or not _publish(send_id, orjson.loads(call)):
+                if call is None:
                     _drop(redis, send_id)
-                else:
-                    published += 1
+                    continue
+                match _publish(send_id, call):
+                    case Fate.PUBLISHED:
+                        published += 1
+                    case Fate.UNREADABLE:
+                        _drop(redis, send_id)
+                    case Fate.UNKNOWN:
+                        redis.zadd(_DUE, {send_id: now + AGAIN_MOST_S}, xx=True)
     except (*_FAILURES, ServiceUnavailable) as exc:
         # The sweep of the ledger must go on all the same, and the next one finds the rest.
         log.warning("calls_not_published_again", extra={"error": type(exc).__name__})
     return published
 
 
-def _publish(send_id: str, call: dict[str, Any]) -> bool:
-    """False: no worker could read it, such as what another version left."""
-    times = call["times"] + 1
+class Fate(Enum):
+    """What became of a remembered call: UNREADABLE, nobody could take it; UNKNOWN, another version of pushq may."""
+
+    PUBLISHED = auto()
+    UNREADABLE = auto()
+    UNKNOWN = auto()
+
+
+def _publish(send_id: str, remembered: bytes) -> Fate:
     try:
-        app.tasks[call["task"]].apply_async(
-            (call["submission"],), task_id=send_id, remembered=times, headers=call.get("headers")
-        )
+        call = orjson.loads(remembered)
+        name, submission, times = str(call["task"]), call["submission"], int(call["times"]) + 1
+        headers = dict(call.get("headers") or {})
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        log.error("call_refused", extra={"send_id": send_id, "error": f"{type(exc).__name__}: {exc}"})
+        return Fate.UNREADABLE
+    task = app.tasks.get(name)
+    if task is None:
+        log.error("call_of_another_version", extra={"send_id": send_id, "task": name})
+        return Fate.UNKNOWN
+    try:
+        task.apply_async((submission,), task_id=send_id, remembered=times, headers=headers)
     except InvalidRequest as refusal:
         log.error("call_refused", extra={"send_id": send_id, "error": str(refusal)})
-        return False
+        return Fate.UNREADABLE
     log.warning("call_published_again", extra={"send_id": send_id, "times": times})
-    return True
+    return Fate.PUBLISHED
 
 
 def _drop(redis: Redis, send_id: str) -> None:

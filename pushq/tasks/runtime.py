@@ -195,9 +195,12 @@ class Runtime:
         invalidate_from_dead_letters(self.database, send_id, batch_no, cache=self.cache)
 
     def sweep(self) -> None:
-        restore_unacknowledged()
-        calls.publish_again(time.time())
-        sweeper.sweep(self.database, self.settings, publish)
+        try:
+            restore_unacknowledged()
+            calls.publish_again(time.time())
+        finally:
+            # Whatever was left in the broker: retries and scheduled sends depend on this.
+            sweeper.sweep(self.database, self.settings, publish)
 
     def cleanup(self) -> None:
         started = time.monotonic()
