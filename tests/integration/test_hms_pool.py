@@ -13,6 +13,7 @@ import pytest
 
 from pushq.http2 import Code, HeaderTemplate, PoolClosed, PoolSaturated, Proxy
 from pushq.http2.figures import NullObserver
+from pushq.http2.greenlets import Task
 from pushq.mock import MockProcess
 from pushq.providers.dialling import Dialling
 from pushq.providers.hms import pool as pool_module
@@ -288,6 +289,27 @@ def test_a_closed_pool_sends_nothing_more(opener: Opener, template: HeaderTempla
     with pytest.raises(PoolClosed):
         pool.submit(burst(template, 1), PATIENT)
     assert pool.stats().connections == 0
+
+
+def test_closing_waits_for_nobody_who_has_nothing_to_do(
+    opener: Opener, mock: MockProcess, template: HeaderTemplate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither lanes that rest nor those that wait to dial: who has to be killed took the whole grace."""
+    killed: list[Task] = []
+
+    def kill(task: Task) -> None:
+        killed.append(task)
+
+    monkeypatch.setattr(Task, "kill", kill)
+    pool = opener()
+    done(pool, burst(template, 1, 1))
+    pool.close(PATIENT)
+    away = opener(f"https://127.0.0.1:{free_port()}", random=lambda: 1.0)
+    done(away, burst(template, 1, 1))
+    away.submit(burst(template, 1), PATIENT)
+    gevent.sleep(0.05)
+    away.close(PATIENT)
+    assert killed == []
 
 
 def test_a_lane_that_has_nothing_to_do_lets_its_connection_go(

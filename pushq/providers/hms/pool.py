@@ -208,8 +208,10 @@ class _Lane:
             self._disconnect(Reason.SURPLUS)
 
     def _rest(self) -> bool:
-        """Wait for work. False: there was none for so long that the connection is not worth keeping."""
+        """Wait for work. False: there will be none, or was none for so long that the connection is not worth keeping."""
         pool = self._pool
+        if pool._closed:
+            return False  # the pool woke everybody when it was closed; nobody would be woken again
         self.wake.clear()
         pool._idle.append(self)
         if self.wake.wait(pool._idle_close_s):
