@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pushq.providers.answers import Effect, Scope, Verdict
-from pushq.providers.fcm.responses import RULES, judge
+from pushq.providers.fcm.responses import REASONS, RULES, judge
 
 SENT = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 NOW = SENT + timedelta(seconds=2)
@@ -244,3 +244,18 @@ class TestQuotas:
 def test_a_server_error_waits_ten_seconds_at_least(http: int) -> None:
     assert verdict(http, b"", {"retry-after": "3"}).wait_s == 10.0
     assert verdict(http, b"", {"retry-after": "30"}).wait_s == 30.0
+
+
+@pytest.mark.parametrize("violation", [None, "device:1", "topic:news"])
+@pytest.mark.parametrize(
+    "code", [None, "UNSPECIFIED_ERROR", "BUY_NOW", *sorted({code for _, code in RULES if code})]
+)
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 429, 500, 501, 502, 503, 504])
+def test_every_reason_that_is_given_is_among_those_that_are_counted(
+    status: int, code: str | None, violation: str | None
+) -> None:
+    details: list[dict[str, Any]] = [{"@type": FCM_ERROR, "errorCode": code}] if code else []
+    if violation:
+        details.append({"@type": QUOTA_FAILURE, "violations": [{"subject": violation}]})
+    body = json.dumps({"error": {"message": "", "details": details}}).encode()
+    assert judge(status, {}, body, sent_at=SENT, now=NOW).reason in REASONS

@@ -87,9 +87,10 @@ def test_every_reason_of_a_table_is_known() -> None:
     assert {
         "UNREGISTERED",
         "QUOTA_EXCEEDED",
+        "QUOTA_EXCEEDED_DEVICE",
         "INVALID_ARGUMENT",
         "INVALID_TOKEN",
-        "status_429",
+        "status_503",
     } <= fcm.REASONS
     assert "" not in fcm.REASONS
 

@@ -61,7 +61,8 @@ _DEAD_ON_APPLE: Final = {
 
 #: Every reason that :func:`judge` can give, but for words of Apple's that it has not heard of.
 REASONS: Final = frozenset(
-    {code or f"status_{status}" for status, code in RULES}
+    {code or f"status_{status}" for status, code in RULES if status != 429}
+    | {"QUOTA_EXCEEDED", "QUOTA_EXCEEDED_DEVICE", "QUOTA_EXCEEDED_TOPIC", _UNSPECIFIED}
     | {f"other_{n}xx" for n in range(1, 10)}
     | {f"apns_{word}" for word in (*_DEAD_ON_APPLE, 410, "other")}
     | {"INVALID_TOKEN", "INVALID_ARGUMENT"}
