@@ -180,6 +180,7 @@ OVERRIDABLE: Final = (
 #: FCM refuses these names in `data` (Message reference: reserved words).
 _RESERVED_DATA: Final = frozenset({"from", "message_type", "gcm", "aps"})
 _RESERVED_PREFIXES: Final = ("google.", "gcm.notification.")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]").search
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S").match
 
 
@@ -274,7 +275,16 @@ def _collapse_id(value: object, name: str) -> str | None:
     text = _text(value, name)
     if text is not None and not 1 <= len(text.encode()) <= MAX_COLLAPSE_BYTES:
         raise InvalidRequest(name, f"{len(text.encode())} bytes", f"1 to {MAX_COLLAPSE_BYTES} bytes of UTF-8")
+    if text is not None and not fits_header(text):
+        raise InvalidRequest(
+            name, repr(text), "no control characters, and no space at either end: it becomes a header"
+        )
     return text
+
+
+def fits_header(text: str) -> bool:
+    """Whether a text can be the value of an HTTP header as it is (RFC 9113 section 8.2.1), in UTF-8."""
+    return text == text.strip(" ") and _CONTROL(text) is None
 
 
 def _priority(value: Any, name: str) -> Priority:

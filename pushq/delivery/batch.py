@@ -15,7 +15,7 @@ from pushq.delivery.counting import Counting
 from pushq.delivery.means import Means, Step
 from pushq.delivery.sending import Sending
 from pushq.delivery.watch import Watched
-from pushq.errors import PushqError
+from pushq.errors import InvalidRequest, PushqError
 from pushq.http2 import PoolClosed, PoolSaturated
 from pushq.ledger import batches, sends
 from pushq.ledger.batches import DeadLetter, Fenced, Lease
@@ -82,6 +82,12 @@ class BatchRun:
                 return self._hold("credential", str(exc), attempt)
         except (CredentialUnavailable, PoolSaturated, PoolClosed) as exc:
             error = str(exc)
+        except InvalidRequest as exc:
+            # A header of the message, which is everybody's. Anything else may be one recipient's, and is parked with its batch.
+            if not exc.field.startswith("template."):
+                raise
+            error = f"{lease.platform}: no request can be made of the message ({exc})"
+            self._fail(error)
         return self._settle(client, attempt, sending, error)
 
     def _open_journal(self) -> Attempt:
@@ -272,7 +278,9 @@ class BatchRun:
     def _stop(self, verdict: Verdict) -> None:
         """The provider refuses the message itself: end the send with one clear reason, for everybody would get the same."""
         detail = f": {verdict.detail}" if verdict.detail else ""
-        error = f"{self._lease.platform} refuses the message ({verdict.status} {verdict.reason}{detail})"
+        self._fail(f"{self._lease.platform} refuses the message ({verdict.status} {verdict.reason}{detail})")
+
+    def _fail(self, error: str) -> None:
         with self._d.database.begin() as connection:
             if sends.stop(connection, self._send.id, state="failed", error=error):
                 log.error("send_stopped", extra={"send_id": str(self._send.id), "error": error})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pushq import notification
 from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import sends, sweeper
 from pushq.ledger.orders import ProcessDeadLetters
@@ -237,6 +238,28 @@ class TestRefusedMessage:
         assert totals["rejected"] <= BATCH
         assert mock.accepted(platform) == {}
         assert mock.stats()["platforms"][platform]["requests"] <= BATCH
+
+    @pytest.mark.parametrize("guarantee", ["at_least_once", "at_most_once"])
+    def test_so_does_one_of_which_no_request_can_be_made(
+        self,
+        world: World,
+        worker: Worker,
+        mock: MockProcess,
+        guarantee: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The call checks what becomes a header; what it lets through must not look like a worker that was killed."""
+        monkeypatch.setitem(notification._PARSE, "collapse_id", lambda value, name: value)
+        world.add_devices("apns", 2 * BATCH)
+        message = {"title": "x", "collapse_id": "a\nb"}
+        send_id = world.send(audience=users(2 * BATCH), guarantee=guarantee, notification=message)
+        worker.run_queued(send_id)
+        ended = world.progress(send_id)
+        assert (ended.state, ended.finished) == ("failed", True)
+        assert ended.error is not None
+        assert ended.error.startswith("apns: no request can be made of the message (template.headers")
+        assert world.totals(send_id) == {"devices": 2 * BATCH, "cancelled": 2 * BATCH}
+        assert mock.stats()["platforms"]["apns"]["requests"] == 0
 
 
 class TestRetry:

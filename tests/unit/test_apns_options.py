@@ -358,6 +358,8 @@ class TestHeaders:
         ({"priority": True}, "priority", "10 or 5 or 1"),
         ({"ttl": 2_592_001}, "ttl", "0 to 2,592,000 seconds"),
         ({"collapse_id": "é" * 33}, "collapse_id", "64 bytes"),
+        ({"collapse_id": "a\r\nb"}, "collapse_id", "control"),
+        ({"collapse_id": " a"}, "collapse_id", "no space at either end"),
         ({"push_type": "Alert"}, "push_type", "one of: alert"),
         ({"push_type": "alert", "live_activity": UPDATE}, "push_type", "liveactivity"),
         ({"push_type": "liveactivity"}, "live_activity", "a mapping"),

@@ -34,6 +34,9 @@ from pushq.providers.fcm import request as fcm
         ({"title": "x", "badge": "3"}, "notification.badge", "whole number"),
         ({"title": "x", "priority": "urgent"}, "notification.priority", "'high' or 'normal'"),
         ({"title": "x", "collapse_id": "é" * 33}, "notification.collapse_id", "66 bytes"),
+        ({"title": "x", "collapse_id": "a\nb"}, "notification.collapse_id", "control"),
+        ({"title": "x", "collapse_id": "a\x7fb"}, "notification.collapse_id", "control"),
+        ({"title": "x", "collapse_id": "order 7 "}, "notification.collapse_id", "no space at either end"),
         ({"title": "x", "image": "http://a"}, "notification.image", "https://"),
     ],
 )

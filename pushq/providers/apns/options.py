@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
 from pushq.errors import InvalidRequest
+from pushq.notification import fits_header
 from pushq.providers.fields import Fields
 
 Event = Literal["start", "update", "end"]
@@ -189,7 +190,9 @@ def parse(raw: Mapping[str, Any] | None, name: str = "notification.apns") -> Apn
         priority=fields.one_of("priority", (10, 5, 1)),
         ttl=fields.whole("ttl", 0, MAX_TTL_S, "seconds"),
         collapse_id=fields.text(
-            "collapse_id", lambda text: len(text.encode()) <= MAX_COLLAPSE_BYTES, "1 to 64 bytes of UTF-8"
+            "collapse_id",
+            lambda text: len(text.encode()) <= MAX_COLLAPSE_BYTES and fits_header(text),
+            "1 to 64 bytes of UTF-8, no control characters, and no space at either end",
         ),
         **{key: fields.text(key) for key in _TEXTS},
         title_loc_args=_arguments(fields, "title_loc"),
