@@ -89,8 +89,8 @@ class Attempt:
         failures: why a recipient is to be tried again, by position.
         guarded: rejections that a wrong set-up could cause, by position. Until :meth:`rule` their recipients count as pending:
             a rejection proves that nothing was delivered.
-        answered, failed: requests with an answer; those with one of 5xx, with none, or without a connection. The caller
-            sets them back as it reports them.
+        answered, failed: requests with an answer; those with one of 5xx that is no flow control, with none, or without a connection.
+            The caller sets them back as it reports them.
         handed, final, errors: requests that were written and have ended, recipients with a final answer, and answers by their reason;
             set back by the caller as well.
         hold_off_s: the longest pause that the provider asked of everybody; set back by the caller as well.
@@ -212,9 +212,11 @@ class Attempt:
     def _judge(self, part: _Part, judge: Judge) -> None:
         answers = list(part.burst.answers.items())
         for index, answer in answers[part.judged :]:
-            self.answered += answer.status < 500
-            self.failed += answer.status >= 500
             verdict = judge(answer)
+            # Who asks for less is well, whatever the status (HMS: 503).
+            broken = answer.status >= 500 and not verdict.flow_control
+            self.answered += not broken
+            self.failed += broken
             self.errors[verdict.reason] += 1
             self._apply(part.positions[index], verdict, part.burst)
         part.judged = len(answers)

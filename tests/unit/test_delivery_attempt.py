@@ -94,3 +94,20 @@ def test_what_came_in_is_counted_once() -> None:
     attempt.abandon("shutdown", gone)
     # Handed over: OK, UNKNOWN, ANSWERED, and the one that is given up in flight. Refused or never written ones were not.
     assert (attempt.handed, attempt.final, attempt.errors) == (4, 2, {"Unregistered": 1})
+
+
+@pytest.mark.parametrize(("flow_control", "told"), [(True, (2, 0)), (False, (1, 1))])
+def test_flow_control_is_no_failure_of_the_provider(flow_control: bool, told: tuple[int, int]) -> None:
+    """HMS says it with 503, a thousand devices at a time: five of these would open the breaker."""
+
+    def judge(answer: Answer) -> Verdict:
+        return Verdict(
+            Effect.RETRY, Scope.PROVIDER, "status_503", answer.status, wait_s=2.0, flow_control=flow_control
+        )
+
+    attempt, burst = started(2, at_most_once=False)
+    burst.codes[:] = bytes([Code.OK, Code.ANSWERED])
+    burst.answers[1] = Answer(503, {}, b"")
+    attempt.collect(judge)
+    assert (attempt.answered, attempt.failed) == told
+    assert attempt.hold_off_s == (2.0 if flow_control else 0.0)
