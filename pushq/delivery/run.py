@@ -18,6 +18,7 @@ from pushq.database import Database
 from pushq.delivery.batch import POSTPONE_S, BatchRun
 from pushq.delivery.drain import Drain
 from pushq.delivery.gate import Gate, OpenGate
+from pushq.delivery.kept import KeptSends
 from pushq.delivery.leases import LeaseKeeper
 from pushq.delivery.means import Means, Step
 from pushq.delivery.present import Present
@@ -41,7 +42,6 @@ SUSPECT_WAIT_S: Final = 3.0
 SUSPECT_AGAIN_S: Final = 2.0
 #: What a client that nobody uses any more gets for its last answers. Its batches have ended, so there should be none.
 RETIRE_S: Final = 10.0
-_KEPT_SENDS: Final = 256
 
 
 class Delivery:
@@ -87,7 +87,7 @@ class Delivery:
         )
         self._present, self._look = Present(means, _retire), look
         self._leases, self._watch = leases, SendWatch(database)
-        self._sends: dict[uuid.UUID, Send] = {}
+        self._sends = KeptSends()
         self._suspect = threading.Lock()
 
     @property
@@ -176,12 +176,11 @@ class Delivery:
             )
 
     def _send(self, lease: Lease) -> Send:
-        send = self._sends.get(lease.send_id)
-        if send is None or send.version != lease.send_version:
+        send = self._sends.get(lease.send_id, lease.send_version)
+        if send is None:
             with self._means.database.begin() as connection:
-                send = self._sends[lease.send_id] = sends.load(connection, lease.send_id)
-            while len(self._sends) > _KEPT_SENDS:
-                del self._sends[next(iter(self._sends))]
+                send = sends.load(connection, lease.send_id)
+            self._sends.keep(send)
         return send
 
 
