@@ -13,6 +13,7 @@ from pushq import notification
 from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import sends, sweeper
 from pushq.ledger.orders import ProcessDeadLetters
+from pushq.ledger.replay import choose, replay
 from pushq.mock import MockProcess
 from pushq.providers.apns import request as apns_request
 from pushq.settings import load_apps
@@ -460,3 +461,21 @@ def test_a_platform_that_this_worker_is_not_set_up_for_holds_the_send(
         "app 'shop' has no apns table in the configuration of this worker",
     )
     assert world.totals(send_id) == {"devices": 5, "pending": 5}
+
+
+def test_a_replay_expires_by_its_own_time(world: World, worker: Worker, mock: MockProcess) -> None:
+    """In the same worker, which has rendered the send before: with the old expiry phones that are offline would get nothing."""
+    world.add_devices("apns", 2)
+    mock.set_faults([{"platform": "apns", "answer": {"status": 413, "reason": "PayloadTooLarge"}}])
+    send_id = world.send(audience=users(2), notification={"title": "x", "ttl": 600})
+    world.change("UPDATE sends SET expires_at = expires_at - interval '300 s'")
+    worker.run_queued(send_id)
+    mock.set_faults([])
+    before = {dict(request["headers"])["apns-expiration"] for request in mock.requests("apns")}
+    mock.reset()
+    replay(world.database, send_id, choose(["rejected", "cancelled"]))
+    worker.run_orders(sweeper.sweep(world.database, world.settings))
+    assert world.totals(send_id) == {"devices": 2, "accepted": 2}
+    after = {dict(request["headers"])["apns-expiration"] for request in mock.requests("apns")}
+    assert len(before) == len(after) == 1
+    assert int(after.pop()) - int(before.pop()) >= 299

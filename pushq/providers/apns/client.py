@@ -86,7 +86,8 @@ class ApnsClient:
         # By environment: what was used last, and what APNs closed a connection for the age of.
         self._authorization: dict[str, bytes] = {}
         self._outdated: dict[str, bytes] = {}
-        self._rendered: dict[tuple[uuid.UUID, str], tuple[bytes, HeaderTemplate, bytes]] = {}
+        # A replay gives a send another time, which its headers and a Live Activity's content speak of.
+        self._rendered: dict[tuple[uuid.UUID, str], tuple[tuple[bytes, datetime], HeaderTemplate, bytes]] = {}
 
     def start(self) -> None:
         self._tell_of_the_end()
@@ -185,11 +186,11 @@ class ApnsClient:
 
     def _render(self, message: Message) -> tuple[HeaderTemplate, bytes]:
         authorization = self._current_authorization(message.environment)
-        key = message.send_id, message.environment
+        key, made_for = (message.send_id, message.environment), (authorization, message.starts_at)
         kept = self._rendered.get(key)
-        if kept is None or kept[0] != authorization:
+        if kept is None or kept[0] != made_for:
             common = compose.template(message, topic=self._settings.topic, authorization=authorization)
-            kept = authorization, common, self.format(message).write(message.notification)
+            kept = made_for, common, self.format(message).write(message.notification)
             self._rendered[key] = kept
             while len(self._rendered) > _KEPT_SENDS:
                 del self._rendered[next(iter(self._rendered))]
