@@ -71,8 +71,8 @@ class ConfigWatch:
     ) -> None:
         self._path, self._apply, self._tell = path, apply, tell
         self._interval, self._settle, self._clock = interval_s, settle_s, clock
-        # The stamps first: what changes while the rest is read is seen by the next look.
-        self._seen: Mapping[Path, Stamp | None] = self._stamps(apps)
+        # Nothing: the first look reads it all again, for the file may have changed since the apps were loaded from it.
+        self._seen: Mapping[Path, Stamp | None] = {}
         self._apps = apps
         self._digest = digest(path, apps)
         self._failed = ""
@@ -109,7 +109,7 @@ class ConfigWatch:
                 found = self._settled()
                 if found is None:
                     return False  # still being written: the next look decides
-                changed = found.digest != self._digest
+                changed = found.digest != self._digest or found.apps != self._apps
                 if changed:
                     self._apply(found.apps)
                     self._apps, self._digest = found.apps, found.digest

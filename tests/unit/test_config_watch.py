@@ -42,9 +42,9 @@ class Site:
     def secret(self, name: str, content: str) -> None:
         (self.folder / name).write_text(content)
 
-    def begin(self) -> None:
+    def begin(self, apps: Mapping[str, AppSettings] | None = None) -> None:
         self.watch = ConfigWatch(
-            self.config, load_apps(self.config), self._apply, interval_s=60.0, settle_s=0.0
+            self.config, apps or load_apps(self.config), self._apply, interval_s=60.0, settle_s=0.0
         )
 
     def _apply(self, apps: Mapping[str, AppSettings]) -> None:
@@ -69,6 +69,16 @@ def failed() -> float | None:
 def test_nothing_changed_and_nothing_is_done(site: Site) -> None:
     assert not site.watch.look()
     assert site.applied == []
+
+
+def test_what_changed_between_loading_and_watching_is_taken_over(site: Site) -> None:
+    """A worker connects to its servers in between, which may take long."""
+    loaded = load_apps(site.config)
+    site.write(("shop", "shop-two", "one.json"))
+    site.begin(loaded)
+    assert site.watch.look()
+    assert not site.watch.look()
+    assert [apps["shop"].fcm.project_id for apps in site.applied if apps["shop"].fcm] == ["shop-two"]
 
 
 def test_a_file_that_was_only_touched_changes_nothing(site: Site) -> None:
