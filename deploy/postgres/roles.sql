@@ -1,10 +1,11 @@
 -- Roles with the least that each part of pushq needs. Run it as a superuser in pushq's database, after `pushq db upgrade`, and again
 -- after an upgrade of pushq:
 --
---     psql --dbname pushq --file deploy/postgres/roles.sql
+--     psql --dbname pushq --set ON_ERROR_STOP=1 --file deploy/postgres/roles.sql
 --
 -- The roles may log in and have no password: nobody gets in before you set one (\password pushq_deliver) or allow certificates in
--- pg_hba.conf. Safe to repeat. Tested by tests/e2e/test_observed_send.py: a send with every role at its work.
+-- pg_hba.conf. Safe to repeat while everybody works: what is taken away and given again changes at once, or, after an error, not at all.
+-- Tested by tests/integration/test_database_roles.py and tests/e2e/test_observed_send.py: a send with every role at its work.
 --
 --   pushq_deliver   pushq worker apns, pushq worker fcm, pushq worker hms
 --   pushq_core      pushq worker core
@@ -12,6 +13,10 @@
 --   pushq_observer  pushq exporter, dashboards; sees no push token
 --
 -- Migrations (pushq db upgrade) run as the owner of the tables, and nothing else does.
+
+BEGIN;
+-- New partitions change their owner, which waits for whoever reads them and lets nobody past meanwhile: rather fail, and be run again.
+SET LOCAL lock_timeout = '10s';
 
 DO $$
 DECLARE
@@ -83,8 +88,10 @@ BEGIN
         EXECUTE format('GRANT SELECT, UPDATE ON %s TO pushq_core', part);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE ON %s TO pushq_operator', part);
     END LOOP;
-    FOR part IN SELECT relid FROM pg_partition_tree('dead_letters') LOOP
+    FOR part IN SELECT relid FROM pg_partition_tree('dead_letters') JOIN pg_class ON oid = relid
+                WHERE relowner <> 'pushq_dead_letters'::regrole LOOP
         EXECUTE format('ALTER TABLE %s OWNER TO pushq_dead_letters', part);
     END LOOP;
 END
 $$;
+COMMIT;

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from pushq.database import Database
 from pushq.demo.fleet import Fleet
@@ -28,13 +27,11 @@ from pushq.redaction import MASK
 from pushq.settings import ServiceUrl
 from tests.e2e.collector import Collector, ReceivedSpan
 from tests.e2e.world import World, open_world, shell_environment
+from tests.integration.database_roles import PASSWORD, as_role, roles
 from tests.integration.ledger_world import shared_database
 from tests.services.fixtures import Fleet as Servers
 from tests.unit.test_log_events import documented
 
-ROLES_SQL = Path(__file__).resolve().parents[2] / "deploy" / "postgres" / "roles.sql"
-LOGINS = ("pushq_deliver", "pushq_core", "pushq_operator", "pushq_observer")
-PASSWORD = "least-privilege-5fd1c2"
 DEVICES = 4000
 #: APNs tokens that begin so get 500 at every try, until somebody ends the fault.
 UNLUCKY = "0"
@@ -76,29 +73,6 @@ from pushq import send_broadcast
 soon = datetime.now(UTC) + timedelta(seconds=1)
 print(send_broadcast.delay({"title": "Later"}, {"segments": ["all"], "platforms": ["fcm"]}, send_at=soon).id)
 """
-
-
-def as_role(url: str, role: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=f"{role}:{PASSWORD}@{parts.hostname}:{parts.port}").geturl()
-
-
-@contextmanager
-def roles(url: str) -> Iterator[None]:
-    """The roles of deploy/postgres/roles.sql, applied twice. They belong to the whole server: gone afterwards."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        for _ in range(2):
-            connection.execute(ROLES_SQL.read_text(encoding="utf-8").encode())
-        for role in LOGINS:
-            connection.execute(
-                sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(PASSWORD))
-            )
-    yield
-    with psycopg.connect(url, autocommit=True) as connection:
-        for role in (*LOGINS, "pushq_dead_letters"):
-            connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(role)))
-        for role in (*LOGINS, "pushq_dead_letters"):
-            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
 @dataclass
