@@ -116,6 +116,10 @@ class ConfigWatch:
             except (PushqError, OSError) as exc:
                 self._fail(str(exc))
                 return False
+            except Exception as exc:  # noqa: BLE001 - logged with its traceback, but not at every look
+                # Nobody foresaw what this file does to us (a certificate that the parser breaks down on): no less a failure.
+                self._fail(f"{type(exc).__name__}: {exc}", unforeseen=exc)
+                return False
             if self._failed:
                 log.info("config_mended", extra={"file": str(self._path)})
             self._seen, self._failed = found.seen, ""
@@ -150,7 +154,7 @@ class ConfigWatch:
         except (PushqError, OSError) as exc:
             return str(exc)
 
-    def _fail(self, error: str) -> None:
+    def _fail(self, error: str, *, unforeseen: Exception | None = None) -> None:
         metrics.config_reload_failed.set(1)
         now = self._clock()
         if error != self._failed or now - self._complained_at >= COMPLAIN_S:
@@ -158,6 +162,7 @@ class ConfigWatch:
             log.error(
                 "config_reload_failed",
                 extra={"file": str(self._path), "error": error, "effect": "the old configuration stays"},
+                exc_info=unforeseen,
             )
         self._failed = error
 

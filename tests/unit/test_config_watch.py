@@ -28,7 +28,7 @@ class Site:
     folder: Path
     watch: ConfigWatch = field(init=False)
     applied: list[Mapping[str, AppSettings]] = field(default_factory=list)
-    refuse: str | None = None
+    refuse: str | Exception | None = None
     during_settling: list[Callable[[], object]] = field(default_factory=list)
 
     @property
@@ -48,6 +48,8 @@ class Site:
         )
 
     def _apply(self, apps: Mapping[str, AppSettings]) -> None:
+        if isinstance(self.refuse, Exception):
+            raise self.refuse
         if self.refuse is not None:
             raise SettingsError(self.refuse)
         self.applied.append(apps)
@@ -139,6 +141,21 @@ def test_a_secret_that_the_process_cannot_use_keeps_the_old_configuration(site: 
     site.refuse = None
     assert site.watch.look()
     assert failed() == 0
+
+
+def test_so_does_one_that_breaks_in_a_way_that_nobody_foresaw(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch whose credential was refused looks, too: it must not end with what the file did to the look."""
+    site.refuse = ValueError("error parsing asn1 value")
+    site.secret("one.json", "nonsense")
+    assert not site.watch.look()
+    assert (site.watch.state.failed, failed()) == ("ValueError: error parsing asn1 value", 1)
+    (error,) = [record for record in caplog.records if record.message == "config_reload_failed"]
+    assert error.exc_info is not None
+    site.refuse = None
+    assert site.watch.look()
+    assert (site.watch.state.failed, failed()) == ("", 0)
 
 
 def test_a_missing_secret_of_a_new_configuration_is_waited_for(site: Site) -> None:
