@@ -1,6 +1,6 @@
 """What a configuration is made of: the TOML file and every file that a setting in it names.
 
-Digests are SHA-256 over contents, never over paths or times: two hosts with the same configuration get the same one.
+Digests are SHA-256 over contents, never over times; :func:`digest`, which hosts compare, not over paths either.
 """
 
 from __future__ import annotations
@@ -67,12 +67,14 @@ def digest(config: Path, apps: Mapping[str, AppSettings]) -> str:
 
 
 def section_digest(section: ProviderSettings) -> str:
-    """Of what a provider's client is made from: its settings but for the limits, and the content of its files.
+    """Of what a provider's client is made from: its settings but for the limits, and the path and content of its files.
+
+    The path, for a client goes on reading some of them: to trust another authority, and to say when a certificate ends.
 
     Raises:
         OSError: a file cannot be read.
     """
-    settings = section.model_dump(exclude={*LimitSettings.model_fields, *section_files(section)})
+    settings = section.model_dump(exclude=set(LimitSettings.model_fields))
     found = sha256(repr(sorted(settings.items())).encode())
     for setting, path in section_files(section).items():
         found.update(setting.encode() + b"\0" + sha256(content_of(path)).digest())

@@ -206,8 +206,18 @@ def test_digests_speak_of_contents(site: Site, tmp_path: Path) -> None:
     ours, theirs = apps["shop"].fcm, twins["shop"].fcm
     assert ours is not None
     assert theirs is not None
-    assert section_digest(ours) == section_digest(theirs)
     limited = ours.model_copy(update={"rate_per_minute": 60})
     assert section_digest(limited) == section_digest(ours)  # limits are no reason for another client
+    before = section_digest(theirs)
+    assert section_digest(load_apps(twin.config)["shop"].platforms()["fcm"]) == before
     twin.secret("one.json", "FIRST")
-    assert section_digest(theirs) != section_digest(ours)
+    assert section_digest(theirs) != before
+
+
+def test_a_file_that_moved_is_a_reason_for_another_client(site: Site) -> None:
+    """It goes on reading some of them: a certificate that is no longer there would never be said to end."""
+    site.secret("renamed.json", "first")
+    before = load_apps(site.config)["shop"].platforms()["fcm"]
+    site.write(("shop", "shop-one", "renamed.json"))
+    after = load_apps(site.config)["shop"].platforms()["fcm"]
+    assert section_digest(after) != section_digest(before)
