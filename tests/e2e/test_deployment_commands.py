@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -49,7 +50,15 @@ START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 60.0
 pytestmark = pytest.mark.timeout(2 * START_TIMEOUT_S)
 #: Ports that the files name, at which a process listens.
-PORTS = ("5555", "8443", "8444", "8445", "8446", "8447")
+PORTS = (
+    "5555",
+    *(
+        port
+        for service in COMPOSE["services"].values()
+        for option, port in pairwise(service.get("command") or ())
+        if option.endswith("-port")
+    ),
+)
 PROGRAMS = Path(sys.executable).parent
 ACCOUNT = "operator:open-sesame"
 
