@@ -54,6 +54,19 @@ def verify(paths: list[Path]) -> str:
     return "\n".join(line for line in answer.stderr.splitlines() if "pushq" in line)
 
 
+def test_the_page_starts_every_role_that_is_scraped() -> None:
+    """One that is scraped and not started is warned of for ever."""
+    page = (UNITS.parents[1] / "docs" / "deployment.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^systemctl enable --now (.*pushq\.target)$", page, re.MULTILINE)
+    started = set(re.findall(r"pushq-(?:worker@)?([a-z]+)", line))
+    scraped = {
+        static["labels"]["role"]
+        for job in yaml.safe_load((UNITS / "prometheus.yml").read_text())["scrape_configs"]
+        for static in job["static_configs"]
+    }
+    assert set(ROLES) <= scraped <= started
+
+
 def test_systemd_understands_every_line(folder: Path) -> None:
     assert verify(units(folder)) == ""
 
