@@ -42,6 +42,17 @@ HOLDS: Final = ("credential", "unconfigured", "setup", "tokens")
 #: another user now, or the application said so.
 DEACTIVATIONS: Final = ("token_dead", "unseen", "moved", "unregistered")
 
+#: Values of the label ``action`` of what the sweeper did.
+SWEEPS: Final = (
+    "shards_started",
+    "shards_issued_again",
+    "batches_issued_again",
+    "leases_run_out",
+    "batches_abandoned",
+    "batches_released",
+    "dead_letters_issued_again",
+)
+
 
 class Histogram(Collector):
     """A histogram that counts any number of equal values at once.
@@ -213,7 +224,9 @@ batches_parked: Final = Counter(
 last_sweep: Final = Gauge(
     "pushq_last_sweep_timestamp_seconds", "When this process swept last, UNIX time; 0: not since it started."
 )
-sweeper: Final = Counter("pushq_sweeper", "What the sweeper did, in rows.", ("action",))
+sweeper: Final = Counter(
+    "pushq_sweeper", f"What the sweeper did, in rows; action: {', '.join(SWEEPS)}.", ("action",)
+)
 leases_lost: Final = Counter("pushq_leases_lost", "Leases that another holder took over or that ended.")
 unlisted_answers: Final = Counter(
     "pushq_unlisted_answers",
@@ -384,3 +397,9 @@ def expect_deactivations(app: str, platform: str) -> None:
     """The same for a process that takes tokens out of use."""
     for reason in DEACTIVATIONS:
         push_tokens_deactivated.labels(app, platform, reason)
+
+
+def expect_sweeps() -> None:
+    """The same for a process that sweeps: its very first sweep may be the one that finds what all workers have left."""
+    for action in SWEEPS:
+        sweeper.labels(action)

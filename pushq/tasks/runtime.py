@@ -88,6 +88,7 @@ class Runtime:
         for platform in platforms:
             metrics.expect_holds(platform)
         if not platforms:
+            metrics.expect_sweeps()
             for name, app in apps.items():
                 for platform in PLATFORMS:
                     if getattr(app, platform) is not None:
