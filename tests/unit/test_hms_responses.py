@@ -205,7 +205,19 @@ class TestAllInvalid:
     def test_a_cause_behind_a_thousand_tokens_is_found(self) -> None:
         long = "All the tokens are invalid: " + ",".join("t" * 130 for _ in range(1000)) + ", noPushTypeRight"
         found = verdict(200, body(ALL_INVALID, long))
-        assert (found.reason, len(found.detail)) == (f"{ALL_INVALID}_noPushTypeRight", 200)
+        assert found.reason == f"{ALL_INVALID}_noPushTypeRight"
+        assert found.detail == "noPushTypeRight: All the tokens are invalid: ***"
+
+    @pytest.mark.parametrize("before", [0, 150, 199, 350, 399])
+    @pytest.mark.parametrize("size", [24, 130])
+    def test_nobody_reads_a_token(self, before: int, size: int) -> None:
+        """Wherever it stands, and wherever it is cut off."""
+        token = ("IQ7_a-" * 30)[:size]
+        content = body(ALL_INVALID, "." * before + ",".join([token] * 4) + " noRight")
+        found, said = verdict(200, content), divided(200, content).answers[0].body
+        assert token[:10] not in found.detail
+        assert token[:10] not in said.decode()
+        assert found.reason == f"{ALL_INVALID}_noRight"
 
     def test_a_cause_in_another_code_means_nothing(self) -> None:
         assert verdict(400, body("80100003", "noPushTypeRight")).reason == "80100003"

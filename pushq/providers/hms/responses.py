@@ -7,6 +7,7 @@ the HTTP status: Huawei does not say which of them go together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,7 @@ import orjson
 
 from pushq.http2 import Answer, Code, Reason
 from pushq.providers.answers import Effect, Rule, Scope, Verdict, retry_after
+from pushq.redaction import MASK
 
 _R, _D, _X, _C = Effect.RETRY, Effect.TOKEN_DEAD, Effect.REJECTED, Effect.CONFIGURATION
 _MESSAGE = Rule(_X, Scope.MESSAGE)
@@ -204,9 +206,18 @@ def _parse(body: bytes) -> tuple[str, str]:
     return code if isinstance(code, str) else "", message if isinstance(message, str) else ""
 
 
+#: What may be a device token among Huawei's words, which are shorter or have no digits.
+_TOKEN: Final = re.compile(r"[\w:-]{64,}|(?=[\w:-]*\d)[\w:-]{20,}")
+
+
 def _shortened(message: str) -> str:
-    """Its beginning, and in any case its cause: thousands of tokens may stand before it."""
+    """Its beginning without tokens, and in any case its cause: thousands of tokens may stand before it.
+
+    People read it, in the ledger and in logs; a token that is cut short has no shape that a log could know it by.
+    """
     cause, text = _cause(message), message[:400]
+    if token := _TOKEN.search(message, 0, 464):
+        text = f"{text[: token.start()]}{MASK}"
     return f"{cause}: {text}" if cause not in text else text
 
 
