@@ -22,10 +22,14 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
-def test_a_small_broadcast_with_transactional_calls_beside_it(broker: str) -> None:
+@pytest.mark.parametrize(
+    ("broker", "more"),
+    [("redis", ("--platforms", "apns,fcm,hms")), ("rabbitmq", ())],
+    ids=["redis", "rabbitmq"],
+)
+def test_a_small_broadcast_with_transactional_calls_beside_it(broker: str, more: tuple[str, ...]) -> None:
     done = bench(
-        "--devices", "3000", "--latency-ms", "20", "--broker", broker, "--transactional-rate", "20", "--json"
+        "--devices", "3000", "--latency-ms", "20", "--broker", broker, "--transactional-rate", "20", "--json", *more
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -43,6 +47,7 @@ def test_a_small_broadcast_with_transactional_calls_beside_it(broker: str) -> No
     ].keys()
     assert sum(report["cpu_s"].values()) > 0
     assert report["database_growth_mb"] >= 0
+    assert set(report["answers"]) == ({"apns", "fcm", "hms"} if more else {"apns", "fcm"})
 
 
 @pytest.mark.parametrize(
