@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -48,12 +49,12 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for path in (tmp_path, *tmp_path.parents):
-        if path == Path(tempfile.gettempdir()):
-            break
-        path.chmod(path.stat().st_mode | 0o011)
-    return tmp_path
+def folder() -> Iterator[Path]:
+    # Not pytest's: another run of pytest closes the folder of all runs again, and the servers of root's demo are another user.
+    with tempfile.TemporaryDirectory(prefix="pushq-demo-") as name:
+        path = Path(name)
+        path.chmod(0o711)
+        yield path
 
 
 def left_behind(folder: Path) -> tuple[list[Path], list[psutil.Process]]:

@@ -61,7 +61,7 @@ def test_a_wrong_topic_stops_the_send_and_costs_no_token(
         with Fleet(
             world.environment | {"PUSHQ_METRICS_PORT": str(port)}, folder, workers=("apns",), beat=False
         ):
-            assert 'pushq_mass_invalidation_held{app="shop"' not in scrape(port)
+            assert 'pushq_mass_invalidation_held{app="shop",platform="apns"} 0.0' in scrape(port)
             send_id = world.send("--segment", "all", "--platform", "apns")
             held = world.until(send_id, lambda p: p.state == "paused")
             assert held.error is not None
