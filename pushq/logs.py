@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
@@ -34,6 +35,10 @@ _STANDARD: Final = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))
     "taskName",
     "data",  # Celery's: arguments of tasks, which have notifications in them
 }
+
+#: Celery's logger of messages that it cannot use.
+_CONSUMER: Final = "celery.worker.consumer.consumer"
+_PLACEHOLDER: Final = re.compile(r"%[rs]")
 
 _bound: ContextVar[Mapping[str, object] | None] = ContextVar("pushq_log_fields", default=None)
 
@@ -74,7 +79,11 @@ class _Formatter(logging.Formatter):
         fields = fields_of(record)
         if record.name == "pushq" or record.name.startswith("pushq."):
             return str(record.msg), fields
-        return LIBRARY, {"message": record.getMessage(), **fields}
+        try:
+            message = _without_bodies(record)
+        except Exception:  # noqa: BLE001 - arguments that do not fit the text, or cannot be shown: the library's mistake
+            message = f"{record.msg!r} {_told(record.args)}"
+        return LIBRARY, {"message": message, **fields}
 
     def _traceback(self, record: logging.LogRecord) -> str | None:
         if record.exc_info and record.exc_info[0] is not None:
@@ -108,7 +117,12 @@ class JsonFormatter(_Formatter):
         traceback = self._traceback(record)
         if traceback is not None:
             line["traceback"] = traceback
-        return orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS).decode()
+        except (
+            TypeError
+        ):  # an integer over 64 bits, half of a surrogate pair (as in names of files): json takes both
+            return json.dumps(line, default=_told)
 
 
 class ConsoleFormatter(_Formatter):
@@ -132,6 +146,34 @@ def _shown(value: object) -> str:
     return text if plain or not isinstance(value, str) else json.dumps(text, ensure_ascii=False)
 
 
+def _without_bodies(record: logging.LogRecord) -> str:
+    """Of what Celery says of a message that it cannot use, the first line: body and headers follow, notification and users among them."""
+    text = record.msg
+    if record.name != _CONSUMER or not isinstance(text, str) or "body" not in text:
+        return record.getMessage()
+    first = text.splitlines()[0]
+    args = record.args if isinstance(record.args, tuple) else ()
+    return first % args[: len(_PLACEHOLDER.findall(first))]
+
+
+def _told(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception as exc:  # noqa: BLE001 - a line must not fail for what stands in it
+        return f"({type(value).__name__}, whose repr raises {type(exc).__name__})"
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Of a line that cannot be written, logging's own handler prints message and arguments, past the redactor."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[0]
+        with suppress(OSError, ValueError):  # nobody reads any more
+            sys.stderr.write(
+                f"pushq: a line of {record.name} was not written ({error.__name__ if error else ''})\n"
+            )
+
+
 def configure(settings: Settings, role: str, *, stream: TextIO | None = None) -> None:
     """Write every line of this process, those of libraries and of crashes included, to ``stream`` (default: standard error).
 
@@ -141,7 +183,7 @@ def configure(settings: Settings, role: str, *, stream: TextIO | None = None) ->
     stream = stream or sys.stderr
     style: Literal["json", "console"] | None = settings.log_format
     redactor = Redactor(passwords(settings))
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     console = (style or ("console" if stream.isatty() else "json")) == "console"
     handler.setFormatter(ConsoleFormatter(redactor) if console else JsonFormatter(redactor, role))
     root = logging.getLogger()

@@ -50,11 +50,11 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """``text`` without secrets, and its end alone when it is very long (a traceback's end says what happened)."""
-        if len(text) > LONGEST:
-            text = f"[...] {text[-LONGEST:]}"
         if self._known is not None:
             text = self._known.sub(MASK, text)
-        return _SHAPES.sub(MASK, text)
+        # Cut at the end: half a secret has no shape any more.
+        text = _SHAPES.sub(MASK, text)
+        return f"[...] {text[-LONGEST:]}" if len(text) > LONGEST else text
 
     def value(self, value: object) -> object:
         """The same for a field of a log line: numbers stay, texts inside of lists and mappings are cleaned, the rest is shown as text."""

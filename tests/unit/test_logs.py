@@ -13,9 +13,11 @@ from typing import Any
 
 import gevent
 import pytest
+from celery.exceptions import InvalidTaskError
+from celery.worker.consumer import consumer
 
 from pushq import logs
-from pushq.redaction import MASK, Redactor, passwords
+from pushq.redaction import LONGEST, MASK, Redactor, passwords
 from pushq.settings import Settings, load
 from pushq.tasks.hooks import subject
 
@@ -115,6 +117,39 @@ class TestLines:
         )
         assert len(out.getvalue().splitlines()) == 1
         assert "\x1b" not in out.getvalue()
+
+    @pytest.mark.parametrize("chosen", ["json", "console"])
+    def test_a_line_is_written_whatever_stands_in_it(
+        self, chosen: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Broken:
+            def __repr__(self) -> str:
+                raise ValueError("no")
+
+        secret = "hidden" + "-password"
+        out = configured(log_format=chosen, broker_url=f"amqp://u:{secret}@h//")
+        log = logging.getLogger("pushq.x")
+        log.warning("one", extra={"rows": 2**70, "within": [{1: -(2**70)}]})
+        log.warning("two", extra={"path": "/etc/\udcff/x"})
+        logging.getLogger("library").warning("three %d", f"amqp://u:{secret}@h")
+        logging.getLogger("library").warning("four %s", Broken())
+        assert [word for word in ("one", "two", "three", "four") if word not in out.getvalue()] == [], (
+            out.getvalue()
+        )
+        assert len(out.getvalue().splitlines()) == 4
+        assert secret not in out.getvalue()
+        assert capsys.readouterr().err == ""
+
+    def test_a_line_that_cannot_be_written_is_not_printed_past_the_redactor(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Full(Out):
+            def write(self, text: str) -> int:
+                raise OSError("no space left")
+
+        logs.configure(Settings(log_format="json"), "worker-apns", stream=Full())
+        logging.getLogger("library").warning("with %s", APNS_TOKEN)
+        assert capsys.readouterr().err == "pushq: a line of library was not written (OSError)\n"
 
     def test_the_format_is_checked(self) -> None:
         with pytest.raises(Exception, match="PUSHQ_LOG_FORMAT: found 'xml'; expected"):
@@ -259,3 +294,31 @@ class TestSecrets:
         text = Redactor().text("word " * 10_000 + "the end")
         assert len(text) < 9_000
         assert text.endswith("the end")
+
+    @pytest.mark.parametrize("at", [10, 100, 1000])
+    def test_a_secret_is_masked_where_the_cut_goes_through_it(self, at: int) -> None:
+        known = "hidden" + "-password"
+        for secret in (known, KEY, FCM_TOKEN):
+            for left in range(1, len(secret), 7):
+                text = Redactor([known]).text("x " * at + secret + " " * (LONGEST - left))
+                assert set(text) <= set(f"[...] x{MASK}"), left
+
+    def test_what_celery_cannot_use_is_not_written_down(self) -> None:
+        """An old worker gets a task of a newer caller: the body has the notification and whom it is for."""
+        body = "20% off for user 7"
+        out = configured()
+        consumer.error(
+            consumer.UNKNOWN_TASK_ERROR, KeyError("pushq.send_other"), body, {"h": body}, {"d": body}
+        )
+        consumer.error(consumer.INVALID_TASK_ERROR, InvalidTaskError("no id"), body)
+        consumer.warn(consumer.UNKNOWN_FORMAT, body)
+        consumer.crit(
+            consumer.MESSAGE_DECODE_ERROR, ValueError("no JSON"), "application/json", "utf-8", "{}", body
+        )
+        assert body not in out.getvalue()
+        assert [line["message"] for line in out.lines()] == [
+            "Received unregistered task of type 'pushq.send_other'.",
+            "Received invalid task message: no id",
+            "Received and deleted unknown message.  Wrong destination?!?",
+            "Can't decode message body: ValueError('no JSON') [type:'application/json' encoding:'utf-8' headers:{}]",
+        ]
