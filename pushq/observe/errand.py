@@ -26,7 +26,7 @@ class Round(Generic[T]):
     def run(self, ask: Callable[[], T], clock: Callable[[], float]) -> None:
         try:
             self._value = ask()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the answer, and this thread's end
             self._failure = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         self.ended_at = clock()
         self.done.set()
@@ -71,8 +71,10 @@ class Errand(Generic[T]):
             last = self._round
             if last is not None and (not last.done.is_set() or self._clock() - last.ended_at < self._fresh_s):
                 return last
-            self._round = started = Round[T]()
-        threading.Thread(
-            target=started.run, args=(self._ask, self._clock), name=f"pushq-{self.name}", daemon=True
-        ).start()
+            started = Round[T]()
+            threading.Thread(
+                target=started.run, args=(self._ask, self._clock), name=f"pushq-{self.name}", daemon=True
+            ).start()
+            # Not before: a round that never runs would be waited for by everybody who asks.
+            self._round = started
         return started

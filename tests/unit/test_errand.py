@@ -50,3 +50,23 @@ def test_who_hangs_is_asked_once_and_his_late_answer_counts() -> None:
     release.set()
     assert first.result(PATIENT) == "late"
     assert asked == [1]
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    errand = Errand("test", lambda: "here")
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(RuntimeError, match="new thread"):
+            errand.start()
+    assert errand.start().result(PATIENT) == "here"
+
+
+def test_an_answer_that_is_no_ordinary_error_ends_the_round_as_well() -> None:
+    def ask() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(Unanswered, match=r"^SystemExit: 3$"):
+        Errand("test", ask).start().result(PATIENT)
