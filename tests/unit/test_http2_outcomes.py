@@ -145,17 +145,17 @@ def writer(core: Core, now: float) -> Callable[[Burst, int], int]:
 
 def _act(referee: Referee, step: str, stream_id: int) -> None:
     server = referee.server
+    if step == "headers":
+        server.send_headers(stream_id, [(":status", "200" if stream_id % 4 == 1 else "503")])
+        return
     if step == "answer":
-        del referee.requests[stream_id]
         referee.answer(stream_id)
     elif step == "refuse_request":
-        del referee.requests[stream_id]
         referee.answer(stream_id, 410, (("apns-id", str(stream_id)),), b'{"reason":"Unregistered"}')
-    elif step == "headers":
-        server.send_headers(stream_id, [(":status", "200" if stream_id % 4 == 1 else "503")])
     else:
-        del referee.requests[stream_id]
         server.reset_stream(stream_id, ErrorCode.REFUSED_STREAM if step == "refuse" else ErrorCode.CANCEL)
+    # Not before: where h2 refuses it, the stream and what the request still writes go on.
+    del referee.requests[stream_id]
 
 
 class _Flag:
