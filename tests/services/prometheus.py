@@ -20,6 +20,8 @@ from pushq.embedded.server import Server
 
 _API_TIMEOUT_S = 15.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+#: The exporter may take five seconds by design. A scrape that is cut off counts as down, and three of them would be an alert.
+_SLOW = {"pushq-exporter": {"scrape_interval": "6s", "scrape_timeout": "6s"}}
 _DURATION = re.compile(r"\b(\d+)([smhd])\b")
 
 
@@ -88,7 +90,7 @@ class PrometheusServer(Server):
     Args:
         sandbox: an open sandbox.
         rules: the text of a rules file.
-        interval: between two scrapes of a target, and how long one may take.
+        interval: between two scrapes of a target, and how long one may take; less often of one that may take longer.
     """
 
     title = "Prometheus"
@@ -118,6 +120,7 @@ class PrometheusServer(Server):
                     "scrape_configs": [
                         {
                             "job_name": job,
+                            **_SLOW.get(job, {}),
                             "static_configs": [
                                 {"targets": [f"127.0.0.1:{target.port}"], "labels": {"role": target.role}}
                                 for target in targets
