@@ -91,7 +91,8 @@ class Sending:
         self._probing = False
         self._probe: Burst | None = None
         #: The last refusal that was logged: one answer may be that of many recipients.
-        self._logged: Answer | None = None
+        #: Statuses and reasons that the log has of this batch.
+        self._logged: set[tuple[int | None, str]] = set()
         self.sent_at = means.clock()
         self._message, composed = compose(send, lease.platform)
         #: None: everybody gets the same, as ``_message`` says it.
@@ -350,7 +351,7 @@ class Sending:
                     max(start + len(values) for start, values in spans),
                 )
                 log.warning("journal_not_written", extra={"error": type(exc).__name__})
-        probe = None if self._probe is None else _result(self._probe)
+        probe = None if self._probe is None else self._result(self._probe)
         if probe is not None:
             self._probe = None
         if attempt.answered or attempt.failed or probe is not None:
@@ -367,27 +368,26 @@ class Sending:
         verdict = self._client.judge(answer, sent_at=self.sent_at, now=self._d.clock())
         unlisted.note(self._send.app, self._lease.platform, verdict)
         # What speaks about one recipient is in the dead letters; a line each would drown the log.
-        told = answer is self._logged or verdict.effect is Effect.RETRY
-        if verdict.scope is not Scope.RECIPIENT and not told:
-            self._logged = answer
-            log.warning(
-                "provider_refused",
-                extra={
-                    "status": verdict.status,
-                    "reason": verdict.reason,
-                    "detail": verdict.detail,
-                },
-            )
+        if verdict.scope is not Scope.RECIPIENT and verdict.effect is not Effect.RETRY:
+            said = verdict.status, verdict.reason
+            if said not in self._logged:
+                self._logged.add(said)
+                log.warning(
+                    "provider_refused",
+                    extra={"status": verdict.status, "reason": verdict.reason, "detail": verdict.detail},
+                )
         return verdict
 
-
-def _result(probe: Burst) -> bool | None:
-    """Whether the provider answered a probe (5xx is no answer); None as long as nothing is known, or when it was never sent."""
-    code, answer = probe.codes[0], probe.answers.get(0)
-    if code == Code.OK:
-        return True
-    if answer is not None:
-        return answer.status < 500
-    if code == Code.UNKNOWN or (code == Code.NOT_SENT and probe.reasons.get(0) in NO_CONNECTION):
-        return False
-    return None
+    def _result(self, probe: Burst) -> bool | None:
+        """Whether the provider answered a probe (5xx is no answer, but for flow control); None as long as nothing is known, or when it
+        was never sent.
+        """
+        code, answer = probe.codes[0], probe.answers.get(0)
+        if code == Code.OK:
+            return True
+        if answer is not None:
+            judged = self._client.judge(answer, sent_at=self.sent_at, now=self._d.clock())
+            return answer.status < 500 or judged.flow_control
+        if code == Code.UNKNOWN or (code == Code.NOT_SENT and probe.reasons.get(0) in NO_CONNECTION):
+            return False
+        return None

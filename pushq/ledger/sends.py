@@ -336,9 +336,11 @@ def _unknown(send_id: uuid.UUID) -> UnknownSend:
 def audience_of(connection: Connection, send_id: uuid.UUID) -> tuple[str, Any, list[str]]:
     """The app, the audience and the platforms a send is planned for."""
     row = connection.execute(
-        text("SELECT app, audience, options FROM sends WHERE id = :id"), {"id": send_id}
+        # Not all options: values for thousands of recipients may be among them.
+        text("SELECT app, audience, options -> 'platforms' AS platforms FROM sends WHERE id = :id"),
+        {"id": send_id},
     ).one()
-    return row.app, parse_audience(row.audience), list(row.options["platforms"])
+    return row.app, parse_audience(row.audience), list(row.platforms)
 
 
 def trace_of(connection: Connection, send_id: uuid.UUID) -> dict[str, str]:
