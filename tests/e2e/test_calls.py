@@ -12,6 +12,7 @@ from pushq.app import BROADCAST
 from pushq.demo.fleet import Fleet
 from pushq.embedded.postgres import PostgresServer
 from pushq.embedded.redis import RedisServer
+from pushq.platforms import PLATFORMS
 from tests.e2e.world import SEND_TIMEOUT_S, World, open_world
 
 CALL = """
@@ -27,7 +28,7 @@ def call(world: World) -> uuid.UUID:
 
 
 def everybody_once(world: World) -> dict[str, dict[str, int]]:
-    return {platform: dict.fromkeys(world.alive(platform), 1) for platform in ("apns", "fcm")}
+    return {platform: dict.fromkeys(world.alive(platform), 1) for platform in PLATFORMS}
 
 
 def test_a_call_that_finds_no_postgresql_is_accepted_when_it_is_back(

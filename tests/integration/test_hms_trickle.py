@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import ssl
@@ -30,7 +31,7 @@ from pushq.providers.hms.burst import Request, TokenBurst
 from pushq.providers.hms.pool import HmsPool
 
 url, ca_file = sys.argv[1:]
-pool = HmsPool("hms/test", url, Dialling(url, Path(ca_file)), max_connections=1, request_timeout_s=0.5,
+pool = HmsPool("hms/test", url, Dialling(url, Path(ca_file)), max_connections=1, request_timeout_s=3.0,
                idle_close_s=5, observer=NullObserver())
 bursts = []
 for _ in range(2):
@@ -60,10 +61,13 @@ class Trickler:
 
     def _serve(self) -> None:
         with suppress(OSError):
-            for number in range(2):
+            for number in itertools.count():
                 raw, _ = self._listener.accept()
                 with suppress(OSError), self._context.wrap_socket(raw, server_side=True) as channel:
-                    channel.recv(65_536)
+                    # All of it: a socket closed with octets unread resets the connection, and the answer is lost.
+                    asked = b""
+                    while not asked.endswith(b"{}") and (more := channel.recv(65_536)):
+                        asked += more
                     for byte in ANSWER if number == 0 else ():
                         channel.sendall(bytes((byte,)))
                         time.sleep(0.1)
