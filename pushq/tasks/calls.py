@@ -28,6 +28,8 @@ log = logging.getLogger("pushq.calls")
 #: A call that was not accepted for so long is published again; doubles with each time. A busy worker merely finds some twice.
 AGAIN_S: Final = 30.0
 AGAIN_MOST_S: Final = 600.0
+#: More doublings than the longest wait needs; without a bound the number would outgrow a float within days.
+_DOUBLINGS: Final = 10
 #: Calls that one sweep publishes again at most.
 LIMIT: Final = 1000
 
@@ -48,7 +50,7 @@ def remember(
     try:
         with _redis() as redis:
             if redis is not None:
-                due = time.time() + min(AGAIN_MOST_S, AGAIN_S * 2**times)
+                due = time.time() + min(AGAIN_MOST_S, AGAIN_S * 2 ** min(times, _DOUBLINGS))
                 call = {"task": task, "submission": submission, "times": times, "headers": headers or {}}
                 with redis.pipeline(transaction=True) as both:
                     both.hset(_CALLS, send_id, orjson.dumps(call))

@@ -118,7 +118,7 @@ class EntryTask(Task):  # type: ignore[misc]
             # The message is all that there is of this call until the ledger has it, and a task that fails is acknowledged. One that
             # expires meanwhile is accepted all the same: the ledger shows then what became of it.
             log.warning("call_not_accepted", extra={"send_id": self.request.id, "error": type(exc).__name__})
-            wait = min(ACCEPT_AGAIN_MOST_S, ACCEPT_AGAIN_S * 2**self.request.retries)
+            wait = min(ACCEPT_AGAIN_MOST_S, ACCEPT_AGAIN_S * 2 ** min(self.request.retries, 10))
             try:
                 raise self.retry(exc=exc, countdown=wait) from exc
             except Reject as unpublished:
