@@ -23,29 +23,10 @@ from tests.integration.ledger_world import (
     World,
     open_worker,
     open_world,
-    shared_database,
     token,
 )
-from tests.services.fixtures import Fleet
 
 DEVICES = 60
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
-@pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    return running
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
 
 
 @pytest.fixture

@@ -20,20 +20,13 @@ from pushq.mock import MockProcess
 from pushq.settings import load
 from pushq.tasks.runtime import Runtime
 from tests.integration.counted import value
-from tests.integration.ledger_world import APP, World, open_world, shared_database, token
+from tests.integration.ledger_world import APP, World, open_world, token
 from tests.integration.pool_world import until
-from tests.services.fixtures import Fleet
 
 BATCH = 30
 BATCHES = 6
 EVERYBODY = BATCH * BATCHES
 PLATFORMS = ("apns", "fcm", "hms")
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
 
 
 @pytest.fixture
@@ -42,11 +35,6 @@ def mock(running: MockProcess) -> Iterator[MockProcess]:
     running.set_latency(20)
     yield running
     running.set_latency(0)
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
 
 
 class Config:

@@ -12,8 +12,7 @@ from pushq.embedded.postgres import PostgresServer
 from pushq.mock import MockProcess
 from pushq.settings import load_apps
 from pushq.tokens.invalidation import invalidate_from_dead_letters
-from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, shared_database, token
-from tests.services.fixtures import Fleet
+from tests.integration.ledger_world import APP, Worker, World, open_world, token
 
 BATCH = 30
 MESSAGE = {"title": "Hello {name}", "languages": {"de": {"title": "Hallo {name}"}}}
@@ -28,28 +27,11 @@ def running() -> Iterator[MockProcess]:
 
 
 @pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    return running
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
-
-
-@pytest.fixture
 def world(postgres: PostgresServer, ledger_url: str, mock: MockProcess) -> Iterator[World]:
     app = load_apps(mock.config_file)[APP]
     with open_world(ledger_url, app, batch_size=BATCH, plan_page=100, request_timeout=5.0) as world:
         world.empty()
         yield world
-
-
-@pytest.fixture
-def worker(world: World, redis_url: str) -> Iterator[Worker]:
-    with open_worker(world, redis_url) as worker:
-        yield worker
 
 
 def know(world: World, users: range, **attributes: Any) -> None:

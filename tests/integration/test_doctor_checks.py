@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,6 @@ from tests.e2e.world import shell_environment
 
 TIMEOUT_S = 20.0
 APP = "shop"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
-@pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    return running
 
 
 @pytest.fixture

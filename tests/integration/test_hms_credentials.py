@@ -48,18 +48,6 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
-@pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    return running
-
-
 @pytest.fixture
 def settings(mock: MockProcess) -> HmsSettings:
     found = load_apps(mock.config_file)["shop"].hms

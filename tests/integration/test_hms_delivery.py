@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from pushq.delivery.gate import Grant, OpenGate
-from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import sends, sweeper
 from pushq.mock import MockProcess
 from pushq.providers.answers import Effect
 from pushq.providers.hms.responses import BY_STATUS, RULES
-from pushq.settings import AppSettings, load_apps
+from pushq.settings import AppSettings
 from pushq.tokens.invalidation import invalidate_from_dead_letters
 from tests.integration.counted import Counted
 from tests.integration.ledger_world import (
@@ -28,10 +26,8 @@ from tests.integration.ledger_world import (
     World,
     open_worker,
     open_world,
-    shared_database,
     token,
 )
-from tests.services.fixtures import Fleet
 
 BATCH = 30
 GUARANTEES = ("at_most_once", "at_least_once")
@@ -40,41 +36,6 @@ MESSAGE = sorted(code for code, rule in RULES.items() if rule.effect is Effect.R
 AGAIN = sorted(code for code, rule in RULES.items() if rule.effect is Effect.RETRY)
 RENEW = sorted(code for code, rule in RULES.items() if rule.effect is Effect.REAUTHENTICATE)
 SETUP = sorted(code for code, rule in RULES.items() if rule.effect is Effect.CONFIGURATION)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
-@pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    return running
-
-
-@pytest.fixture
-def app(mock: MockProcess) -> AppSettings:
-    return load_apps(mock.config_file)[APP]
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
-
-
-@pytest.fixture
-def world(postgres: PostgresServer, ledger_url: str, app: AppSettings) -> Iterator[World]:
-    with open_world(ledger_url, app, batch_size=BATCH, plan_page=100, request_timeout=1.0) as world:
-        world.empty()
-        yield world
-
-
-@pytest.fixture
-def worker(world: World, redis_url: str) -> Iterator[Worker]:
-    with open_worker(world, redis_url) as worker:
-        yield worker
 
 
 def send_to(world: World, count: int = BATCH, **call: Any) -> tuple[uuid.UUID, int]:

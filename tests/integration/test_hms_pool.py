@@ -31,18 +31,6 @@ CONTENT = b'{"data":"x","android":{"ttl":"60s"}}'
 PATIENT = 20.0
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
-@pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    return running
-
-
 @pytest.fixture
 def settings(mock: MockProcess) -> HmsSettings:
     found = load_apps(mock.config_file)["shop"].hms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,28 +19,9 @@ from pushq.providers.apns.channels import ChannelRefused
 from pushq.providers.client import CredentialRefused
 from pushq.providers.fcm.topics import MAX_REGISTRATIONS, Topics, TopicsRefused, TopicsUnavailable
 from pushq.settings import FcmSettings, load_apps
-from tests.integration.ledger_world import shared_database
-from tests.services.fixtures import Fleet
 
 Run = Callable[..., Result]
 TOKEN = "c0:APA91b" + "x" * 40
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
-@pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    return running
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
 
 
 @pytest.fixture

@@ -22,28 +22,10 @@ from pushq.providers.apns.channels import ChannelRefused, Channels, ChannelsUnre
 from pushq.providers.apns.credentials import load_certificate, provider_tokens
 from pushq.redis_client import open_redis
 from pushq.settings import ApnsSettings, ServiceUrl, load_apps
-from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, shared_database
-from tests.services.fixtures import Fleet
+from tests.integration.ledger_world import APP, Worker, World, open_world
 
 UPDATE = {"apns": {"live_activity": {"event": "update", "content_state": {"score": 3}}}}
 SALE = {"title": "Sale", "body": "20% off"}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockProcess]:
-    with MockProcess(engine="strict") as mock:
-        yield mock
-
-
-@pytest.fixture
-def mock(running: MockProcess) -> MockProcess:
-    running.reset()
-    return running
-
-
-@pytest.fixture(scope="module")
-def ledger_url(_fleet: Fleet) -> Iterator[str]:
-    yield from shared_database(_fleet)
 
 
 @pytest.fixture
@@ -55,12 +37,6 @@ def world(postgres: PostgresServer, ledger_url: str, mock: MockProcess) -> Itera
         world.add_devices("apns", 3)
         world.add_devices("fcm", 3, first=4)
         yield world
-
-
-@pytest.fixture
-def worker(world: World, redis_url: str) -> Iterator[Worker]:
-    with open_worker(world, redis_url) as worker:
-        yield worker
 
 
 def apns_of(world: World) -> ApnsSettings:
