@@ -182,18 +182,19 @@ def show(out: Console, report: dict[str, Any]) -> None:
             f"  {report['transactional']['calls']:,} transactional sends, ms from call to outcome: "
             + ", ".join(f"{name} {value:,.0f}" for name, value in ms.items())
         )
-    table = Table("process", "CPU s", "peak MB", box=None, pad_edge=False)
+    table = Table("process", "CPU s", "peak MB", "largest MB", box=None, pad_edge=False)
     for name, seconds in report["cpu_s"].items():
-        peak = report["peak_mb"][name]
-        table.add_row(
-            name,
-            "unknown" if seconds is None else f"{seconds:.2f}",
-            "unknown" if peak is None else f"{peak:.0f}",
-        )
+        peak, largest = report["peak_mb"][name], report["largest_mb"][name]
+        table.add_row(name, _known(seconds, 2), _known(peak, 0), _known(largest, 0))
     out.print(table)
+    out.print("  peak: a process with all that it started; largest: the largest of them alone")
     out.print(
-        f"  broker held at most {report['broker_peak_mb']:.2f} MB, database grew by {report['database_growth_mb']:.0f} MB"
+        f"  broker held at most {_known(report['broker_peak_mb'], 2)} MB, database grew by {report['database_growth_mb']:.0f} MB"
     )
+
+
+def _known(value: float | None, digits: int) -> str:
+    return "unknown" if value is None else f"{value:.{digits}f}"
 
 
 def sparkline(over_time: list[tuple[float, int]]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 import uuid
 from collections import Counter
@@ -18,17 +17,15 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import redis
-
 from pushq.database import Database
 from pushq.demo.commands import pushq_command
 from pushq.demo.devices import DEFAULT_PLATFORMS, Device, generate, write_csv
 from pushq.demo.stack import Stack
-from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.errors import PushqError
 from pushq.ledger.progress import Progress, progress, waiting_dead_letters
 from pushq.ledger.sends import UnknownSend
 from pushq.ledger.timings import database_bytes, stages, transactional_ends
+from pushq.loadtest.broker import BrokerWatch, rabbitmq_megabytes, redis_megabytes
 from pushq.loadtest.pacing import PacedCalls
 from pushq.loadtest.processes import Watch
 from pushq.loadtest.quantiles import summary
@@ -182,7 +179,10 @@ class _Measurement:
         self._plan, self._stack, self._database = plan, stack, database
         self._users, self._say = users, say
         self._over_time: list[tuple[float, int]] = []
-        self._broker_mb = 0.0
+        server, url = stack.rabbitmq, stack.environment["PUSHQ_BROKER_URL"]
+        self._broker = BrokerWatch(
+            (lambda: redis_megabytes(url)) if server is None else (lambda: rabbitmq_megabytes(server))
+        )
         # This process calls and counts; the others are its children.
         self._watch = Watch({**stack.pids(), "caller": os.getpid()}, alone=("caller",))
 
@@ -237,17 +237,18 @@ class _Measurement:
             "cpu_s": cpu,
             "cpu_per_recipient_us": _per_recipient(cpu, state.total("devices")),
             "peak_mb": {name: one.peak_mb for name, one in usage.items()},
-            "broker_peak_mb": round(self._broker_mb, 3),
+            "largest_mb": {name: one.largest_mb for name, one in usage.items()},
+            "growth_mb": {name: one.growth_mb for name, one in usage.items()},
+            "broker_peak_mb": None if self._broker.peak_mb is None else round(self._broker.peak_mb, 3),
+            "broker_looks": {"answered": self._broker.looks, "failed": dict(self._broker.failed)},
             "database_growth_mb": round((database_bytes(self._database) - size_before) / 2**20, 1),
             **counted,
         }
 
     def _follow(self, send_id: uuid.UUID) -> Progress:
         begin = time.monotonic()
-        broker = threading.Thread(target=self._watch_broker, args=(stop := threading.Event(),))
-        broker.start()
-        try:
-            look = 0
+        look = 0
+        with self._broker:
             while True:
                 time.sleep(LOOK_S)
                 look += 1
@@ -260,9 +261,6 @@ class _Measurement:
                     return state
                 if time.monotonic() - begin > self._plan.timeout_s:
                     raise BenchFailed(f"not finished after {self._plan.timeout_s:g} s: {state}")
-        finally:
-            stop.set()
-            broker.join()
 
     def _answered(self) -> int:
         """Recipients that the providers have answered about so far; they know it without summing, unlike the ledger."""
@@ -277,14 +275,6 @@ class _Measurement:
             return progress(self._database, send_id)
         except UnknownSend:
             return None
-
-    def _watch_broker(self, stop: threading.Event) -> None:
-        server = self._stack.rabbitmq
-        while not stop.wait(LOOK_S):
-            self._broker_mb = max(
-                self._broker_mb,
-                _rabbitmq_mb(server) if server else _redis_mb(self._stack.environment["PUSHQ_BROKER_URL"]),
-            )
 
     def _transactional(self, paced: PacedCalls) -> tuple[list[float], Counter[str], int]:
         """Seconds from call to settled outcome, a little after the provider's answer; why others failed, and how many have no end.
@@ -335,28 +325,12 @@ def _per_recipient(cpu: Mapping[str, float | None], recipients: int) -> float | 
     return round(sum(known) / recipients * 1e6, 2) if known else None
 
 
-def _redis_mb(url: str) -> float:
-    """What the queues and the unacknowledged messages occupy."""
-    with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
-        return (
-            sum(
-                client.memory_usage(key, samples=0) or 0
-                for key in client.scan_iter(count=100)
-                if not key.startswith(b"_kombu")
-            )
-            / 2**20
-        )
-
-
-def _rabbitmq_mb(server: RabbitMqServer) -> float:
-    held: int = sum(queue.get("message_bytes", 0) for queue in server.api("GET", "/queues"))
-    return held / 2**20
-
-
 def problems(report: Mapping[str, Any]) -> list[str]:
     """What of a report must not be, in words."""
     found = [f"{name}: {report[name]}, not 0" for name in ("duplicated", "missing") if report[name]]
-    outcomes = report["outcomes"]
+    looks, outcomes = report["broker_looks"], report["outcomes"]
+    if looks["failed"] and not looks["answered"]:
+        found.append(f"nobody knows what the broker held: {looks['failed']}")
     if outcomes["pending"]:
         found.append(f"{outcomes['pending']} recipients pending")
     if without_end := report["transactional"]["open"]:

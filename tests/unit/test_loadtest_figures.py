@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from pushq.cli.bench_broadcast import sparkline
 from pushq.loadtest.broadcast import crew, problems
+from pushq.loadtest.broker import BrokerWatch
 from pushq.loadtest.processes import Usage, Watch
 from pushq.loadtest.quantiles import quantile, summary
 
@@ -51,12 +53,14 @@ def test_a_crew_has_one_of_each_kind(platforms: tuple[str, ...], transactional: 
 
 
 def test_a_report_complains_of_what_must_not_be() -> None:
+    looks: dict[str, object] = {"answered": 9, "failed": {"TimeoutError": 1}}
     clean = {"duplicated": 0, "missing": 0, "outcomes": {"pending": 0}, "transactional": {"open": 0}}
-    assert problems(clean) == []
+    assert problems(clean | {"broker_looks": looks}) == []
     dirty = {"duplicated": 1, "missing": 2, "outcomes": {"pending": 3}, "transactional": {"open": 4}}
-    assert problems(dirty) == [
+    assert problems(dirty | {"broker_looks": looks | {"answered": 0}}) == [
         "duplicated: 1, not 0",
         "missing: 2, not 0",
+        "nobody knows what the broker held: {'TimeoutError': 1}",
         "3 recipients pending",
         "4 transactional sends without an end 60 s after the broadcast's",
     ]
@@ -81,7 +85,43 @@ def test_a_watch_counts_a_process_with_its_children() -> None:
                 assert time.monotonic() < deadline, usage
                 watch.look()
                 usage = watch.usage()["both"]
+            # The child alone has the 50 MB.
+            assert usage.largest_mb is not None
+            assert usage.largest_mb > 50
+            assert usage.growth_mb is not None
         finally:
             assert parent.stdin is not None
             parent.stdin.write(b"\n\n")
             parent.stdin.close()
+
+
+def test_a_broker_that_does_not_answer_is_counted_and_asked_again() -> None:
+    answers: list[float | Exception] = [1.0, ConnectionError("gone"), 3.0, 2.0]
+    done = threading.Event()
+
+    def megabytes() -> float:
+        if not answers:
+            done.set()
+            return 0.0
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with BrokerWatch(megabytes, every_s=0.001) as watch:
+        assert done.wait(60)
+    assert (watch.peak_mb, watch.failed) == (3.0, {"ConnectionError": 1})
+    assert watch.looks >= 4
+
+
+def test_an_error_of_the_watch_itself_is_heard_of() -> None:
+    asked = threading.Event()
+
+    def megabytes() -> float:
+        asked.set()
+        raise KeyError("message_bytes")
+
+    watch = BrokerWatch(megabytes, every_s=0.001)
+    with pytest.raises(KeyError, match="message_bytes"), watch:
+        assert asked.wait(60)
+    assert (watch.peak_mb, watch.looks) == (None, 0)
