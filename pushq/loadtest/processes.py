@@ -14,6 +14,8 @@ from typing import Final
 _PROC: Final = Path("/proc")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _KIB_PER_MIB: Final = 1024
+#: Of smaps_rollup, in the order of :class:`Resident`.
+_SIZES: Final = ("Rss", "Pss", "Pss_Anon")
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,17 @@ def _cpu_ticks(pid: int) -> int | None:
 
 @dataclass(frozen=True)
 class Resident:
-    """Of one process, MiB: ``whole`` counts shared pages in full, ``proportional`` divides them among those who share them."""
+    """Of one process, MiB.
+
+    Attributes:
+        whole: shared pages count in full.
+        proportional: they are divided among those who share them.
+        anonymous: of these, what is neither a file nor shared memory: what a leak is made of.
+    """
 
     whole: float = 0.0
     proportional: float = 0.0
+    anonymous: float = 0.0
 
 
 def resident_mb(pid: int) -> Resident:
@@ -135,8 +144,8 @@ def resident_mb(pid: int) -> Resident:
         text = (_PROC / str(pid) / "smaps_rollup").read_text()
     except OSError:
         return Resident()
-    found = {name: int(rest.split()[0]) for name, _, rest in _pairs(text) if name in ("Rss", "Pss")}
-    return Resident(found.get("Rss", 0) / _KIB_PER_MIB, found.get("Pss", 0) / _KIB_PER_MIB)
+    found = {name: int(rest.split()[0]) for name, _, rest in _pairs(text) if name in _SIZES}
+    return Resident(*(found.get(name, 0) / _KIB_PER_MIB for name in _SIZES))
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str, str]]:
