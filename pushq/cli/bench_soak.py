@@ -56,6 +56,13 @@ LINE_EVERY_S = 60.0
 @click.option(
     "--drain", "drain_s", type=click.FloatRange(1, 86_400), default=600.0, help="Seconds for the last sends."
 )
+@click.option(
+    "--rest",
+    "rest_s",
+    type=click.FloatRange(0, 3600),
+    default=15.0,
+    help="Idle seconds before a look at rest.",
+)
 @json_option
 def soak(
     minutes: float,
@@ -67,6 +74,7 @@ def soak(
     broker: str,
     sample_s: float,
     drain_s: float,
+    rest_s: float,
     as_json: bool,
 ) -> None:
     """Send without pause to providers that fail in every way they know, and look for leaks.
@@ -86,6 +94,7 @@ def soak(
         broker=broker,
         sample_s=sample_s,
         drain_s=drain_s,
+        rest_s=rest_s,
     )
     with _Picture(out, 60 * minutes) as picture:
         report = bench.run(plan, picture.say, picture.show)

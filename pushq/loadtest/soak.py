@@ -45,8 +45,6 @@ from pushq.tokens.device import Device as Registered
 APP: Final = "shop"
 GUARANTEES: Final = ("at_most_once", "at_least_once")
 SETUP_TIMEOUT_S: Final = 900.0
-#: Idle for so long, before a look at rest.
-REST_S: Final = 15.0
 #: More open sends than this: the machine does not keep up, and no broadcast is added.
 MOST_OPEN: Final = 40
 PHONES_EVERY_S: Final = 5.0
@@ -95,6 +93,7 @@ class Plan:
         share: of the requests that meet a fault of their own.
         sample_s: seconds from one look to the next.
         drain_s: how long the last sends may take.
+        rest_s: idle for so long, before a look at rest.
         settings: further PUSHQ_ variables for the workers.
     """
 
@@ -108,6 +107,7 @@ class Plan:
     broker: str = "redis"
     sample_s: float = 60.0
     drain_s: float = 600.0
+    rest_s: float = 15.0
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -227,7 +227,7 @@ class _Soak:
         for _ in GUARANTEES:
             self._broadcast()
         self._drain()
-        time.sleep(REST_S)
+        time.sleep(plan.rest_s)
         before = self._census.look()
         faults = mishaps(plan.share, plan.platforms)
         stack.mock.set_faults(faults, seed=1)
@@ -242,7 +242,7 @@ class _Soak:
             self._say("counting")
         provider = stack.mock.stats()["platforms"]
         stack.mock.set_faults([])
-        time.sleep(REST_S)
+        time.sleep(plan.rest_s)
         after = self._census.look()
         sides = self._compare()
         latencies, failed = transactional_ends(self._database)
