@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from pushq.database import Database
 from pushq.demo.commands import pushq_command
-from pushq.demo.devices import DEFAULT_PLATFORMS, Device, generate, write_csv
+from pushq.demo.devices import DEFAULT_PLATFORMS, Device, generate, user_of, write_csv
 from pushq.demo.stack import Stack
 from pushq.errors import PushqError
 from pushq.ledger.progress import Progress, progress, waiting_dead_letters
@@ -149,7 +149,7 @@ def _load(stack: Stack, plan: Plan, say: Callable[[str], None]) -> int:
     path.unlink()
     say("warming the token cache: pushq cache warm")
     pushq_command("cache", "warm", "--json", timeout_s=plan.timeout_s)
-    return max(one.user_id for one in devices(plan))
+    return user_of(plan.devices - 1)
 
 
 def _start_workers(stack: Stack, plan: Plan, say: Callable[[str], None]) -> None:
@@ -304,14 +304,13 @@ class _Measurement:
         """What the providers accepted, against what they should have."""
         called = Counter(paced.calls.values())
         duplicated = missing = 0
-        for platform in self._plan.platforms:
-            accepted = self._stack.mock.accepted(platform)
-            for device in devices(self._plan):
-                if device.platform == platform and not device.dead:
-                    # A transactional call may come before or after a token's end; only living ones are compared.
-                    difference = accepted.pop(device.token, 0) - 1 - called[device.user_id]
-                    duplicated += max(difference, 0)
-                    missing += max(-difference, 0)
+        accepted = {platform: self._stack.mock.accepted(platform) for platform in self._plan.platforms}
+        for device in devices(self._plan):
+            if not device.dead:
+                # A transactional call may come before or after a token's end; only living ones are compared.
+                difference = accepted[device.platform].pop(device.token, 0) - 1 - called[device.user_id]
+                duplicated += max(difference, 0)
+                missing += max(-difference, 0)
         answers = self._stack.mock.stats()["platforms"]
         return {
             "duplicated": duplicated,
