@@ -119,6 +119,11 @@ class _Platforms(click.ParamType[tuple[str, ...]]):
     help=f"FCM refuses more than {bench.QUOTA:,} requests a minute, and pushq keeps below, without a ramp.",
 )
 @click.option(
+    "--plan-first/--no-plan-first",
+    default=False,
+    help="Measure the planning alone as well, with a broadcast that is then cancelled.",
+)
+@click.option(
     "--setting", "settings", type=_Setting(), multiple=True, help="A setting of the workers; may be repeated."
 )
 @click.option("--timeout", type=click.FloatRange(1), default=3600.0, help="Seconds for the broadcast.")
@@ -133,6 +138,7 @@ def broadcast(
     transactional_rate: float,
     guarantee: str,
     quota: bool,
+    plan_first: bool,
     settings: tuple[tuple[str, str], ...],
     timeout: float,
     as_json: bool,
@@ -154,6 +160,7 @@ def broadcast(
         transactional_rate=transactional_rate,
         guarantee=guarantee,
         quota=quota,
+        plan_first=plan_first,
         timeout_s=timeout,
         settings=dict(settings),
     )
@@ -175,6 +182,10 @@ def show(out: Console, report: dict[str, Any]) -> None:
     out.print("  " + "   ".join(f"{name} {count:,}" for name, count in report["outcomes"].items() if count))
     out.print(f"  doubled {report['duplicated']:,}, missing {report['missing']:,}, as the providers counted")
     out.print("  after the call: " + ", ".join(f"{name} {at:.2f} s" for name, at in report["stages"].items()))
+    if planner := report["planner_alone"]:
+        out.print(
+            f"  planning alone took {planner['seconds']:.2f} s: {planner['per_second']:,} devices a second"
+        )
     out.print(f"  answers over time  {sparkline(report['over_time'])}")
     if report["transactional"]["calls"]:
         ms = report["transactional"]["ms"]

@@ -57,6 +57,7 @@ class Plan:
         settings: further PUSHQ_ variables for the workers.
         transactional_rate: calls per second beside the broadcast; 0 is none.
         quota: the mock of FCM refuses more than 600,000 requests a minute, and pushq is told so, without a ramp; else neither.
+        plan_first: before the broadcast plan another one with nobody there to deliver it, and cancel it.
         timeout_s: for the broadcast.
     """
 
@@ -69,6 +70,7 @@ class Plan:
     transactional_rate: float = 0.0
     guarantee: str = "at_most_once"
     quota: bool = False
+    plan_first: bool = False
     timeout_s: float = 3600.0
     settings: Mapping[str, str] = field(default_factory=dict)
     notification: Mapping[str, Any] = field(
@@ -114,8 +116,9 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         database = Database(ServiceUrl(stack.environment["PUSHQ_DATABASE_URL"]), pool_size=3)
         opening.callback(database.close)
         users = _load(stack, plan, say)
+        planner = _plan_alone(stack, database, plan, say) if plan.plan_first else None
         _start_workers(stack, plan, say)
-        return _Measurement(plan, stack, database, users, say).report()
+        return _Measurement(plan, stack, database, users, say).report() | {"planner_alone": planner}
 
 
 def _set_rates(mock: MockProcess, *, quota: bool) -> None:
@@ -150,6 +153,59 @@ def _load(stack: Stack, plan: Plan, say: Callable[[str], None]) -> int:
     say("warming the token cache: pushq cache warm")
     pushq_command("cache", "warm", "--json", timeout_s=plan.timeout_s)
     return user_of(plan.devices - 1)
+
+
+def _call(plan: Plan) -> uuid.UUID:
+    from pushq.tasks.entry import send_broadcast  # noqa: PLC0415 - Celery asks for its broker when it is imported
+
+    result = send_broadcast.delay(
+        notification=dict(plan.notification),
+        audience={"segments": ["all"], "platforms": list(plan.platforms)},
+        app=APP,
+        guarantee=plan.guarantee,
+    )
+    return uuid.UUID(result.id)
+
+
+def _plan_alone(stack: Stack, database: Database, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """A broadcast of which only the planning is done. The worker ends afterwards: the broadcast proper begins with new ones."""
+    say("planning alone: one core worker, nobody to deliver")
+    stack.fleet.spawn("core", name="planner")
+    stack.fleet.await_ready()
+    watch = Watch(stack.pids())
+    send_id = _call(plan)
+    deadline = time.monotonic() + plan.timeout_s
+    while True:
+        time.sleep(LOOK_S)
+        watch.look(memory=False)
+        stack.fleet.check_alive()
+        state = _progress(database, send_id)
+        if state is not None and state.planned_at is not None:
+            break
+        if time.monotonic() > deadline:
+            raise BenchFailed(f"not planned after {plan.timeout_s:g} s: {state}")
+    watch.look()
+    usage = watch.usage()
+    pushq_command("cancel", str(send_id), "--json", timeout_s=SETTLE_TIMEOUT_S)
+    stack.fleet.end("planner")
+    devices = state.total("devices")
+    cpu = {name: one.cpu_s for name, one in usage.items()}
+    seconds = (state.planned_at - state.called_at).total_seconds()
+    return {
+        "devices": devices,
+        "seconds": round(seconds, 3),
+        "per_second": round(devices / seconds),
+        "cpu_s": cpu,
+        "cpu_per_recipient_us": _per_recipient(cpu, devices),
+        "largest_mb": {name: one.largest_mb for name, one in usage.items()},
+    }
+
+
+def _progress(database: Database, send_id: uuid.UUID) -> Progress | None:
+    try:
+        return progress(database, send_id)
+    except UnknownSend:
+        return None
 
 
 def _start_workers(stack: Stack, plan: Plan, say: Callable[[str], None]) -> None:
@@ -187,19 +243,11 @@ class _Measurement:
         self._watch = Watch({**stack.pids(), "caller": os.getpid()}, alone=("caller",))
 
     def report(self) -> dict[str, Any]:
-        from pushq.tasks.entry import send_broadcast  # noqa: PLC0415 - Celery asks for its broker when it is imported
-
         plan = self._plan
         size_before = database_bytes(self._database)
         with PacedCalls(plan.transactional_rate, self._users, APP) as paced:
             self._say("send_broadcast.delay(...)")
-            result = send_broadcast.delay(
-                notification=dict(plan.notification),
-                audience={"segments": ["all"], "platforms": list(plan.platforms)},
-                app=APP,
-                guarantee=plan.guarantee,
-            )
-            send_id = uuid.UUID(result.id)
+            send_id = _call(plan)
             state = self._follow(send_id)
         usage = self._watch.usage()
         latencies, failed, without_end = self._transactional(paced)
@@ -255,7 +303,7 @@ class _Measurement:
                 self._watch.look(memory=look % MEMORY_EVERY == 0)
                 self._over_time.append((round(time.monotonic() - begin, 2), self._answered()))
                 self._stack.fleet.check_alive()
-                state = self._progress(send_id) if look % LEDGER_EVERY == 0 else None
+                state = _progress(self._database, send_id) if look % LEDGER_EVERY == 0 else None
                 if state is not None and state.finished:
                     self._watch.look()
                     return state
@@ -269,12 +317,6 @@ class _Measurement:
         return sum(
             platforms[name]["accepted" if name == "hms" else "requests"] for name in self._plan.platforms
         )
-
-    def _progress(self, send_id: uuid.UUID) -> Progress | None:
-        try:
-            return progress(self._database, send_id)
-        except UnknownSend:
-            return None
 
     def _transactional(self, paced: PacedCalls) -> tuple[list[float], Counter[str], int]:
         """Seconds from call to settled outcome, a little after the provider's answer; why others failed, and how many have no end.
