@@ -28,7 +28,7 @@ from pushq.ledger.timings import database_bytes, stages, transactional_ends
 from pushq.loadtest.broker import BrokerWatch, rabbitmq_megabytes, redis_megabytes
 from pushq.loadtest.pacing import PacedCalls
 from pushq.loadtest.processes import Watch
-from pushq.loadtest.quantiles import summary
+from pushq.loadtest.quantiles import histogram, summary
 from pushq.mock import MockProcess
 from pushq.settings import ServiceUrl
 
@@ -281,6 +281,7 @@ class _Measurement:
                 "open": without_end,
                 "late_s": round(paced.late, 3),
                 "ms": {name: round(value * 1000, 1) for name, value in summary(latencies).items()},
+                "ms_histogram": [(round(end * 1000, 3), count) for end, count in histogram(latencies)],
             },
             "cpu_s": cpu,
             "cpu_per_recipient_us": _per_recipient(cpu, state.total("devices")),

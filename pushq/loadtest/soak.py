@@ -33,7 +33,7 @@ from pushq.loadtest.agreement import Side, compare, disagreements
 from pushq.loadtest.census import Census, Look
 from pushq.loadtest.mishaps import mishaps
 from pushq.loadtest.pacing import PacedCalls
-from pushq.loadtest.quantiles import summary
+from pushq.loadtest.quantiles import histogram, summary
 from pushq.loadtest.routine import Routine
 from pushq.loadtest.trend import Trend, trend
 from pushq.platforms import PLATFORMS
@@ -269,6 +269,7 @@ class _Soak:
                 "ended": len(latencies),
                 "failed": dict(failed),
                 "ms": {name: round(value * 1000, 1) for name, value in summary(latencies).items()},
+                "ms_histogram": [(round(end * 1000, 3), count) for end, count in histogram(latencies)],
             },
             "faults": faults,
             "providers": provider,

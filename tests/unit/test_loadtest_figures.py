@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from pushq.cli.bench_broadcast import sparkline
 from pushq.loadtest.broadcast import crew, problems
 from pushq.loadtest.broker import BrokerWatch
 from pushq.loadtest.processes import Usage, Watch
-from pushq.loadtest.quantiles import quantile, summary
+from pushq.loadtest.quantiles import ENDS, histogram, quantile, summary
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.001, 1))
@@ -37,6 +38,14 @@ def test_a_summary_names_its_quantiles() -> None:
         "max": 1000,
     }
     assert summary([]) == {}
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=50))
+def test_a_histogram_has_every_value_in_its_bin(values: list[float]) -> None:
+    found = dict(histogram(values))
+    assert sum(found.values()) == len(values)
+    for low, end in itertools.pairwise((-1.0, *ENDS[:-1])):
+        assert found.get(end, 0) == sum(low < value <= end for value in values)
 
 
 def test_a_line_over_time_shows_rates_not_sums() -> None:
