@@ -106,6 +106,10 @@ def configuration(settings: Settings) -> dict[str, Any]:
                 f"pushq.deliver_batch.{platform}": {"queue": PLATFORM_QUEUES[platform, "broadcast"]}
                 for platform in PLATFORMS
             },
+            **{
+                f"pushq.deliver_together.{platform}": {"queue": PLATFORM_QUEUES[platform, "transactional"]}
+                for platform in PLATFORMS
+            },
             "pushq.dead_letter": {"queue": DEAD_LETTER},
             "pushq.sweep": {"queue": MAINTENANCE},
             "pushq.cleanup": {"queue": MAINTENANCE},
@@ -144,6 +148,14 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "enable_utc": True,
         "beat_schedule": beat_schedule(settings),
     }
+
+
+def to_queue(name: str) -> dict[str, str]:
+    """Options of a publication that goes to one queue at once.
+
+    By way of the topic exchange, which only delayed messages need, kombu would ask Redis each time which queues are bound to it.
+    """
+    return {"queue": name, "exchange": "", "routing_key": name}
 
 
 def tls_options(url: str | None) -> dict[str, Any] | bool:

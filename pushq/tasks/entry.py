@@ -17,16 +17,21 @@ from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
 from pushq import tracing
-from pushq.app import PUBLISH_TIMEOUTS, app
+from pushq.app import BROADCAST, PUBLISH_TIMEOUTS, TRANSACTIONAL, app, to_queue
 from pushq.errors import InvalidRequest, ServiceUnavailable
 from pushq.settings import load
 from pushq.submission import Guarantee, Submission, parse_submission, submit
 from pushq.tasks import calls
 
 #: Celery's own names for an option that only makes sense on a running task.
+#: Options by which a caller, or Celery's retry, has a message go another way than to its queue at once.
+_WAYS = ("queue", "exchange", "routing_key", "countdown", "eta")
 _FORBIDDEN_OPTIONS = ("countdown", "eta", "retries", "link", "link_error", "chain", "group_id", "chord")
 
 log = logging.getLogger("pushq.calls")
+
+#: Where calls go, by their kind.
+QUEUES: Final = {"broadcast": BROADCAST, "transactional": TRANSACTIONAL}
 
 #: Wait before a call is tried again that the ledger could not take (PostgreSQL away); doubles each time. Below the time after which
 #: Redis' messages come back by themselves.
@@ -88,6 +93,8 @@ class EntryTask(Task):  # type: ignore[misc]
                     headers=headers or None,
                     argsrepr=f"({submission.kind}, {submission.app})",
                 )
+                if all(options.get(way) is None for way in _WAYS):
+                    options.update(to_queue(QUEUES[submission.kind]))
                 result = super().apply_async((message,), {}, **options)
         except (OperationalError, OSError) as exc:
             raise ServiceUnavailable(
