@@ -101,6 +101,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_routes": {
             "pushq.send_broadcast": {"queue": BROADCAST},
             "pushq.send_notification": {"queue": TRANSACTIONAL},
+            "pushq.send_notifications": {"queue": TRANSACTIONAL},
             "pushq.plan_shard": {"queue": BROADCAST},
             **{
                 f"pushq.deliver_batch.{platform}": {"queue": PLATFORM_QUEUES[platform, "broadcast"]}

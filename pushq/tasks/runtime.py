@@ -10,9 +10,9 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 import redis
 
@@ -41,6 +41,8 @@ from pushq.tasks.redelivery import restore_unacknowledged
 from pushq.together import Together
 from pushq.tokens.cache import TokenCache
 from pushq.tokens.invalidation import deactivate_unseen, invalidate_from_dead_letters
+
+T = TypeVar("T")
 
 log = logging.getLogger("pushq.worker")
 
@@ -163,27 +165,33 @@ class Runtime:
         self.limits_redis.close()
 
     def accept(self, send_id: uuid.UUID, submission: Submission) -> None:
-        # A trace follows its send from message to message; those of several sends would part there.
-        call = None if tracing.on() else intake.prepare(self.settings, send_id, submission)
-        if call is not None:
-            try:
-                if self._take_in(call):
-                    return
-            except ServiceUnavailable:
-                raise
-            except Exception as exc:  # noqa: BLE001 - one of a round must not fail the others: each by itself then
-                log.warning("taken_in_alone", extra={"error": type(exc).__name__})
-        self._accept_alone(send_id, submission)
+        call = self._usual(send_id, submission)
+        if call is None or not self._written(lambda: self._take_in(call)):
+            self._accept_alone(send_id, submission)
 
     def accept_together(self, submissions: Sequence[tuple[uuid.UUID, Submission]]) -> None:
         """As :meth:`accept`, for calls that came in one message."""
-        calls = [] if tracing.on() else [intake.prepare(self.settings, *each) for each in submissions]
-        usual = [call for call in calls if call is not None]
-        done = self._take_in_all(usual) if usual else []
-        written = {call.send_id for call, new in zip(usual, done, strict=True) if new}
+        usual = [call for each in submissions if (call := self._usual(*each)) is not None]
+        written: set[uuid.UUID] = set()
+        if usual:
+            done = self._written(lambda: self._take_in_all(usual)) or [False] * len(usual)
+            written = {call.send_id for call, new in zip(usual, done, strict=True) if new}
         for send_id, submission in submissions:
             if send_id not in written:
                 self._accept_alone(send_id, submission)
+
+    def _usual(self, send_id: uuid.UUID, submission: Submission) -> Call | None:
+        # A trace follows its send from message to message; those of several sends would part there.
+        return None if tracing.on() else intake.prepare(self.settings, send_id, submission)
+
+    def _written(self, take_in: Callable[[], T]) -> T | None:
+        try:
+            return take_in()
+        except ServiceUnavailable:
+            raise
+        except Exception as exc:  # noqa: BLE001 - one of a round must not fail the others: each by itself then
+            log.warning("taken_in_alone", extra={"error": type(exc).__name__})
+            return None
 
     def _take_in_all(self, given: Sequence[Call]) -> list[bool]:
         """Whether each was written; the others are known, or have to be looked at one by one."""

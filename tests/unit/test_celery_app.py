@@ -187,7 +187,7 @@ class TestQueues:
         assert schedule["sweep"]["schedule"].total_seconds() == schedule["sweep"]["options"]["expires"] == 2
 
     def test_the_tasks_are_those_of_the_package(self) -> None:
-        assert set(pushq.tasks.__all__) == {"deliver", "entry", "maintenance", "plan"}
+        assert set(pushq.tasks.__all__) == {"deliver", "entry", "maintenance", "many", "plan"}
         assert our_tasks() == [
             "pushq.cleanup",
             "pushq.dead_letter",
@@ -200,6 +200,7 @@ class TestQueues:
             "pushq.plan_shard",
             "pushq.send_broadcast",
             "pushq.send_notification",
+            "pushq.send_notifications",
             "pushq.sweep",
         ]
 
