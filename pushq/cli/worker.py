@@ -57,6 +57,7 @@ def worker(
     from pushq import tracing  # noqa: PLC0415
     from pushq.app import app, declare_poison  # noqa: PLC0415
     from pushq.observe.endpoint import serve  # noqa: PLC0415
+    from pushq.observe.greenlets import LiveGreenlets  # noqa: PLC0415
     from pushq.observe.worker import WorkerHealth  # noqa: PLC0415
     from pushq.tasks import hooks, runtime  # noqa: PLC0415
     from pushq.tasks.event_groups import EventGroups  # noqa: PLC0415
@@ -78,6 +79,7 @@ def worker(
     runtime.configure(settings, () if kind == "core" else (kind,), greenlets=greenlets)
     queues = _queues(kind, lane)
     REGISTRY.register(HeldMessages(queues))
+    REGISTRY.register(LiveGreenlets())
     arguments = ["--quiet", "worker", "-P", "gevent", "-c", str(greenlets), "-Q", ",".join(queues)]
     arguments += [
         "-n",
