@@ -329,6 +329,14 @@ def state_of(connection: Connection, send_id: uuid.UUID) -> str:
     return str(state)
 
 
+def app_of(connection: Connection, send_id: uuid.UUID) -> str:
+    """Raises UnknownSend when there is none."""
+    app = connection.execute(text("SELECT app FROM sends WHERE id = :id"), {"id": send_id}).scalar()
+    if app is None:
+        raise _unknown(send_id)
+    return str(app)
+
+
 def _unknown(send_id: uuid.UUID) -> UnknownSend:
     return UnknownSend(f"No send has the id {send_id}. See: pushq sends")
 
