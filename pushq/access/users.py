@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, exc, text
+from sqlalchemy import Connection, Row, exc, text
 
 from pushq.access import audit, passwords
 from pushq.access.names import check_name
@@ -161,6 +161,13 @@ def sign_out(database: Database, by: Principal, name: str) -> int:
         ).rowcount
         audit.record(connection, by, "user.sign_out", object_id=name, detail={"sessions": ended})
     return ended
+
+
+def exists(connection: Connection, name: str) -> bool:
+    found = connection.execute(
+        text("SELECT 1 FROM console_users WHERE name = :name"), {"name": name.replace("\0", "")}
+    )
+    return found.first() is not None
 
 
 def authenticate(database: Database, name: str, password: str) -> User | None:
