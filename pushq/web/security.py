@@ -270,6 +270,9 @@ def unguarded(app: FastAPI) -> list[str]:
 
 def install(app: FastAPI) -> None:
     """Add middleware (headers of each answer), exception handlers (LoginRequired) and the routes /login and /logout."""
+    from pushq.web import login  # noqa: PLC0415 - its answers are problems, whose module knows the errors of this one
+
+    login.install(app)
     app.add_middleware(SecurityHeaders)
 
 
