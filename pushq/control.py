@@ -31,6 +31,7 @@ from pushq.ledger import replay as ledger_replay
 from pushq.ledger import sends as ledger_sends
 from pushq.ledger.export import ExportFailed, MissingLibrary, atomic_file, choose_format
 from pushq.ledger.export import export as write_rows
+from pushq.ledger.export import export_parts as write_parts
 from pushq.ledger.progress import Progress
 from pushq.ledger.recipients import check_outcomes
 from pushq.ledger.replay import Replay
@@ -48,6 +49,7 @@ __all__ = [
     "WrongState",
     "cancel",
     "export",
+    "export_parts",
     "pause",
     "progress",
     "replay",
@@ -293,3 +295,22 @@ def export(
         stream = sys.stdout.buffer if output is None else output
         assert not isinstance(stream, str | Path)
         return write_rows(opened, known, stream, chosen, outcomes=outcomes, progress=on_rows)
+
+
+def export_parts(
+    send_id: SendId,
+    format: str,  # noqa: A002 - what the option is called
+    *,
+    outcomes: Collection[str] = (),
+    by: Principal | None = None,
+    database: Database,
+) -> Iterator[bytes]:
+    """What :func:`export` writes, part by part, for who hands it on. With the first part it is on record and known to be possible."""
+    known = _id(send_id)
+    chosen = choose_format(format, None, stream=True)
+    check_outcomes(outcomes)
+    with database.begin() as connection:
+        who, app = _allowed(connection, known, by)
+        detail = {"format": chosen, "outcomes": sorted(outcomes)}
+        audit.record(connection, who, "send.export", app=app, object_id=str(known), detail=detail)
+    yield from write_parts(database, known, chosen, outcomes=outcomes)

@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "doctor": ("pushq.cli.doctor:doctor", "Check everything that a send needs, and say what to do."),
     "worker": ("pushq.cli.worker:worker", "Run a worker: core, apns, fcm or hms."),
     "beat": ("pushq.cli.worker:beat", "Run the clock that starts sweeper and clean-up."),
+    "web": ("pushq.cli.web:web", "Serve the HTTP API and the console."),
     "exporter": ("pushq.cli.exporter:exporter", "Serve queues and ledger to Prometheus."),
     "health": ("pushq.cli.health:health", "Ask a process of this machine whether it works."),
     "mock": ("pushq.cli.mock:mock", "Serve APNs, FCM and OAuth for tests and trials."),

@@ -12,7 +12,10 @@ from pushq.database import Database
 from pushq.settings import Settings
 from pushq.web import problems, security, state
 from pushq.web.answers import Json
-from pushq.web.api import health
+from pushq.web.api import calls, devices, health, segments, sends
+from pushq.web.api.documents import describe
+from pushq.web.configuration import following
+from pushq.web.limits import Limits, hosts_of
 
 DESCRIPTION = """
 Push notifications at scale over HTTP. Every call needs an API key, `Authorization: Bearer pushq_...`, made by `pushq keys create`.
@@ -43,6 +46,10 @@ def create_app(settings: Settings, *, database: Database | None = None) -> FastA
             made = state.make(settings, opened)
             stack.callback(made.close)
             app.state.web = made
+            await stack.enter_async_context(made.enqueuer)
+            stack.push_async_callback(made.live.close)
+            if settings.config is not None and settings.reload_seconds:
+                await stack.enter_async_context(following(made, settings.config, settings.reload_seconds))
             await stack.enter_async_context(security.opened(app, settings, opened))
             yield
 
@@ -56,7 +63,10 @@ def create_app(settings: Settings, *, database: Database | None = None) -> FastA
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    app.include_router(health.router)
+    for resource in (calls, sends, devices, segments, health):
+        app.include_router(resource.router)
+    describe(app)
     problems.install(app)
+    app.add_middleware(Limits, hosts=hosts_of(settings))
     security.install(app)
     return app

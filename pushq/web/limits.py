@@ -10,6 +10,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pushq.settings import Settings
 from pushq.web.problems import RETRY_AFTER_S, Problem, problem
 
 #: Bytes of a body, but for those that are read as a stream. 10,000 user ids take a fifth of it.
@@ -29,6 +30,11 @@ SEND_S: Final = 60.0
 #: Of a body that nobody wants so much is read, and for so long, that the client gets to reading the answer.
 DRAIN_BYTES: Final = 4 * MOST_BODY
 DRAIN_S: Final = 3.0
+
+
+def hosts_of(settings: Settings) -> frozenset[str]:
+    """Names that ``Host`` may have; none means any."""
+    return frozenset(name.strip().lower() for name in settings.web_allowed_hosts.split(",") if name.strip())
 
 
 class SlowReader(Exception):

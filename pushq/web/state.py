@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import redis
 from fastapi import Depends
@@ -17,7 +18,11 @@ from pushq.observe.health import Health
 from pushq.redis_client import open_redis
 from pushq.settings import AppSettings, Settings
 from pushq.tokens.cache import TokenCache
+from pushq.web.claims import Claims
+from pushq.web.enqueue import Enqueuer
+from pushq.web.live import Live
 from pushq.web.readiness import health_of
+from pushq.web.standing import standing
 from pushq.web.threads import Threads
 
 #: Short questions at a time: each takes one connection to PostgreSQL for some milliseconds.
@@ -43,6 +48,8 @@ class WebState:
         uploads: threads that read a body as it comes.
         closing: set when the process is told to end: what streams must come to its end.
         apps: of the configuration as it is now; empty where this process has none.
+        claims, enqueuer: of calls on their way; see there.
+        live: sends that somebody watches.
     """
 
     settings: Settings
@@ -54,6 +61,9 @@ class WebState:
     long: Threads
     uploads: Threads
     apps: Mapping[str, AppSettings]
+    claims: Claims
+    enqueuer: Enqueuer
+    live: Live
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
     def close(self) -> None:
@@ -69,16 +79,25 @@ def make(settings: Settings, database: Database) -> WebState:
         SettingsError: PUSHQ_REDIS_URL is not set.
     """
     client = open_redis(settings.need_redis(), max_connections=16)
+    short = Threads("short", SHORT_PLACES, wait_s=WAIT_S, timeout_s=ANSWER_S)
+    claims = Claims(client, database)
+
+    async def look(send_id: uuid.UUID) -> dict[str, Any]:
+        return await short.run(standing, database, claims, send_id, None)
+
     return WebState(
         settings=settings,
         database=database,
         redis=client,
         cache=TokenCache(client, database, timedelta(days=settings.token_ttl_days)),
         health=health_of(database, client),
-        short=Threads("short", SHORT_PLACES, wait_s=WAIT_S, timeout_s=ANSWER_S),
+        short=short,
         long=Threads("long", LONG_PLACES, wait_s=WAIT_S),
         uploads=Threads("upload", UPLOAD_PLACES, wait_s=WAIT_S),
         apps=settings.apps,
+        claims=claims,
+        enqueuer=Enqueuer(claims),
+        live=Live(look),
     )
 
 
