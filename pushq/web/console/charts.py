@@ -126,7 +126,7 @@ def round_up(value: int) -> int:
     """The next number that reads well on an axis: 1, 2, 4, 5, 6, 8 or 10 times a power of ten, even where it is halved."""
     if value <= 2:
         return max(value, 1)
-    power = 10 ** floor(log10(value))
+    power = int(10 ** floor(log10(value)))
     for factor in (1, 2, 4, 6, 8, 10):
         if factor * power >= value:
             return factor * power

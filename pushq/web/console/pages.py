@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -36,6 +36,9 @@ MENU: Final = (
     ("credentials", "Credentials", "/console/credentials", "key", "sends:read"),
     ("access", "Access", "/console/access", "people", "audit:read"),
 )
+
+#: For what is not known.
+DASH: Final = "\N{EN DASH}"
 
 #: Outcomes in words for people, and what each means.
 OUTCOMES: Final[Mapping[str, tuple[str, str]]] = {
@@ -64,7 +67,7 @@ STATES: Final[Mapping[str, str]] = {
 def number(value: float | None) -> str:
     """With thin separators; a dash for what is not known."""
     if value is None:
-        return "–"
+        return DASH
     return f"{value:,.0f}"
 
 
@@ -91,7 +94,7 @@ def percent(part: float, whole: float) -> str:
 def moment(value: datetime | None, style: str = "full") -> Markup:
     """A time as an element; the browser writes it in its own zone and language."""
     if value is None:
-        return Markup("–")
+        return escape(DASH)
     utc = value.astimezone(UTC)
     shown = {"full": f"{utc:%Y-%m-%d %H:%M} UTC", "day": f"{utc:%Y-%m-%d}", "time": f"{utc:%H:%M}"}.get(
         style, f"{utc:%Y-%m-%d %H:%M} UTC"
@@ -105,11 +108,6 @@ def pretty(value: Any) -> str:
     """A JSON document for reading; text that is JSON likewise."""
     document = orjson.loads(value) if isinstance(value, str | bytes) else value
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
-
-
-@cache
-def _digest(name: str) -> str:
-    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
 
 
 def static(name: str) -> str:

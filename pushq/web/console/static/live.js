@@ -30,4 +30,6 @@ function follow(element) {
 
 export function startLive() {
   document.querySelectorAll("[data-live]").forEach(follow);
+  // A send that no worker has taken up yet.
+  if (document.querySelector("[data-again]")) setTimeout(() => location.reload(), 700);
 }
