@@ -15,6 +15,7 @@ from pushq.web.answers import Json
 from pushq.web.api import calls, devices, health, segments, sends
 from pushq.web.api.documents import describe
 from pushq.web.configuration import following
+from pushq.web.console import routes as console
 from pushq.web.limits import Limits, hosts_of
 
 DESCRIPTION = """
@@ -66,6 +67,7 @@ def create_app(settings: Settings, *, database: Database | None = None) -> FastA
     for resource in (calls, sends, devices, segments, health):
         app.include_router(resource.router)
     describe(app)
+    console.install(app)
     problems.install(app)
     app.add_middleware(Limits, hosts=hosts_of(settings))
     security.install(app)
