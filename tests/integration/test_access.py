@@ -17,7 +17,7 @@ from pushq.database import Database
 from pushq.errors import InvalidRequest
 from pushq.settings import AppSettings, ServiceUrl
 from tests.integration.ledger_world import APP, World, bare_app, open_world
-from tests.integration.web_world import PASSWORD
+from tests.integration.web_door import PASSWORD
 
 BY = Principal("key", "backend", "0123456789abcdef", frozenset({"sends:control"}), None, "192.0.2.7")
 DAY = timedelta(days=1)
@@ -73,7 +73,11 @@ class TestKeys:
         assert found is not None
         principal = found.key.principal("::1")
         assert (principal.kind, principal.name, principal.id) == ("key", "shop backend", made.id)
-        assert (principal.scopes, principal.apps, principal.remote) == ({"send"}, {"shop"}, "::1")
+        assert (principal.scopes, principal.apps, principal.remote) == (
+            frozenset({"send"}),
+            frozenset({"shop"}),
+            "::1",
+        )
 
     def test_nothing_that_is_stored_lets_anybody_in(self, db: Database) -> None:
         _, key = keys.issue(db, BY, name="a", scopes=["admin"])
@@ -150,7 +154,7 @@ class TestUsers:
         users.create(db, BY, name="ada", password=PASSWORD, apps=["shop"])
         found = users.authenticate(db, "ada", PASSWORD)
         assert found is not None
-        assert (found.scopes, found.apps) == (users.DEFAULT_SCOPES, {"shop"})
+        assert (found.scopes, found.apps) == (users.DEFAULT_SCOPES, frozenset({"shop"}))
         for name, password in (
             ("ada", PASSWORD + "x"),
             ("ada", ""),
@@ -229,7 +233,7 @@ class TestSessions:
         change(db, "UPDATE console_users SET scopes = '{sends:read}', apps = '{shop}'")
         found = sessions.look_up(db, token)
         assert found is not None
-        assert (found.user.scopes, found.user.apps) == ({"sends:read"}, {"shop"})
+        assert (found.user.scopes, found.user.apps) == (frozenset({"sends:read"}), frozenset({"shop"}))
 
     def test_the_oldest_of_too_many_end(self, db: Database, user: users.User) -> None:
         first = sessions.start(db, user, life=DAY, remote=None)
