@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import pytest
 import redis
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from pushq.access import keys, users
+from pushq.access import keys, passwords, users
 from pushq.access.local import local
 from pushq.access.sessions import csrf_token_of
 from pushq.database import Database
@@ -29,6 +31,8 @@ from pushq.web.app import create_app
 from pushq.web.protocol import Protocol
 from tests.services.fixtures import Fleet
 
+#: Made once: each client would read all certificates of the machine for it.
+_NO_TLS = ssl.create_default_context()
 PASSWORD = "correct horse battery staple"
 #: Each client comes from an address of its own, as behind a proxy: what one of them uses up is not the next one's.
 _ADDRESSES = (f"198.51.{high}.{low}" for high, low in itertools.product(range(256), range(1, 255)))
@@ -104,7 +108,9 @@ class Door:
     def client(self, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Client]:
         """Follows no redirection."""
         given = {"X-Forwarded-For": next(_ADDRESSES), **(headers or {})}
-        with httpx.Client(base_url=self.url, headers=given, timeout=60, trust_env=False) as client:
+        with httpx.Client(
+            base_url=self.url, headers=given, timeout=60, trust_env=False, verify=_NO_TLS
+        ) as client:
             yield client
 
     @contextmanager
@@ -156,9 +162,11 @@ def opened_door(fleet: Fleet, database_url: str, **settings: Any) -> Iterator[Do
     database = Database(made.need_database(), pool_size=4)
     client = open_redis(made.need_redis(), max_connections=4)
     try:
-        app = create_app(made)
-        with served(app) as url:
-            yield Door(url, app, made, database, client)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(passwords, "N", 2**10)  # what a password costs a thief, a test need not pay
+            app = create_app(made)
+            with served(app) as url:
+                yield Door(url, app, made, database, client)
     finally:
         client.close()
         database.close()
