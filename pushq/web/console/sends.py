@@ -31,7 +31,7 @@ from pushq.web.console.forms import Filled
 from pushq.web.console.pages import OUTCOMES, STATES, fragment, page, percent
 from pushq.web.console.routing import PageRoute, go_to, note_of
 from pushq.web.pagination import after_send, encode
-from pushq.web.security import csrf_token, security_of, session
+from pushq.web.security import csrf_token, session
 from pushq.web.state import State, WebState
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -354,101 +354,54 @@ def audience_text(audience: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
-async def _order(
-    request: Request,
-    web: WebState,
-    who: Principal,
-    send_id: uuid.UUID,
-    action: str,
-    act: Callable[[], Any],
-    note: str,
-    detail: Mapping[str, Any] | None = None,
-) -> Response:
-    state = await web.short.run(ledger.progress, web.database, send_id)
-    who.check_app(state.app)
+async def _order(web: WebState, send_id: uuid.UUID, act: Callable[[], control.Change], note: str) -> Response:
+    """Who does it is checked and put on record in the same transaction (pushq.control)."""
     change = await web.short.run(act)
-    if change.changed:
-        security_of(request).audit.add(who, action, app=state.app, object_id=str(send_id), detail=detail)
     return go_to(f"/console/sends/{send_id}", note if change.changed else "late")
 
 
 @router.post("/console/sends/{send_id}/pause")
-async def pause(request: Request, web: State, who: Controller, send_id: uuid.UUID) -> Response:
+async def pause(web: State, who: Controller, send_id: uuid.UUID) -> Response:
     """Hold a send."""
-    return await _order(
-        request,
-        web,
-        who,
-        send_id,
-        "send.pause",
-        lambda: control.pause(send_id, database=web.database),
-        "paused",
-    )
+    return await _order(web, send_id, lambda: control.pause(send_id, by=who, database=web.database), "paused")
 
 
 @router.post("/console/sends/{send_id}/resume")
-async def resume(request: Request, web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
+async def resume(web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
     """Let a held send go on."""
     trust = form.on("trust_rejections")
     return await _order(
-        request,
         web,
-        who,
         send_id,
-        "send.resume",
-        lambda: control.resume(send_id, trust_rejections=trust, database=web.database),
+        lambda: control.resume(send_id, trust_rejections=trust, by=who, database=web.database),
         "resumed",
-        {"trust_rejections": trust},
     )
 
 
 @router.post("/console/sends/{send_id}/cancel")
-async def cancel(request: Request, web: State, who: Controller, send_id: uuid.UUID) -> Response:
+async def cancel(web: State, who: Controller, send_id: uuid.UUID) -> Response:
     """End a send for good."""
     return await _order(
-        request,
-        web,
-        who,
-        send_id,
-        "send.cancel",
-        lambda: control.cancel(send_id, database=web.database),
-        "cancelled",
+        web, send_id, lambda: control.cancel(send_id, by=who, database=web.database), "cancelled"
     )
 
 
 @router.post("/console/sends/{send_id}/rate")
-async def rate(request: Request, web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
+async def rate(web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
     """Change a send's speed; without a number it has no limit of its own."""
     wanted = form.number("rate", "rate", 1, MAX_RATE)
     return await _order(
-        request,
-        web,
-        who,
-        send_id,
-        "send.rate",
-        lambda: control.set_rate(send_id, wanted, database=web.database),
-        "rate",
-        {"rate": wanted},
+        web, send_id, lambda: control.set_rate(send_id, wanted, by=who, database=web.database), "rate"
     )
 
 
 @router.post("/console/sends/{send_id}/replay")
-async def replay(request: Request, web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
+async def replay(web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
     """Send again to those who were not reached."""
     outcomes = form.texts("outcome")
     if not outcomes:
         raise InvalidRequest("outcome", "none", "at least one")
-    state = await web.short.run(ledger.progress, web.database, send_id)
-    who.check_app(state.app)
     done = await web.long.run(
-        control.replay, send_id, outcomes, may_duplicate="unknown" in outcomes, database=web.database
+        control.replay, send_id, outcomes, may_duplicate="unknown" in outcomes, by=who, database=web.database
     )
-    if done.recipients:
-        security_of(request).audit.add(
-            who,
-            "send.replay",
-            app=state.app,
-            object_id=str(send_id),
-            detail={"outcomes": outcomes, "recipients": done.recipients},
-        )
     return go_to(f"/console/sends/{send_id}", "replayed" if done.recipients else "nobody")
