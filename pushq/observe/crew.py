@@ -10,6 +10,7 @@ import redis
 
 from pushq.app import ALL_QUEUES, CORE_QUEUES, PLATFORM_QUEUES, POISON
 from pushq.observe.queues import Depths
+from pushq.platforms import TITLES
 from pushq.redis_client import open_redis
 from pushq.reload import Announced, announced, digest
 from pushq.reload.files import SHOWN
@@ -25,7 +26,7 @@ CARRIES: Final[Mapping[str, str]] = {
     "pushq.maintenance": "sweep and clean-up",
     POISON: "messages that came back too often",
     **{
-        name: f"{'transactional batches' if lane == 'transactional' else 'batches'} for {platform}"
+        name: f"{'transactional batches' if lane == 'transactional' else 'batches'} for {TITLES[platform]}"
         for (platform, lane), name in PLATFORM_QUEUES.items()
     },
 }

@@ -184,17 +184,15 @@ def page(
     request: Request, principal: Principal, template: str, *, status: int = 200, **context: Any
 ) -> HTMLResponse:
     """A whole page for somebody who is signed in."""
+    shared = {
+        "request": request,
+        "who": principal,
+        "csrf": csrf_token(request),
+        "theme": theme(request),
+        "now": datetime.now(UTC),
+    }
     return HTMLResponse(
-        environment()
-        .get_template(template)
-        .render(
-            request=request,
-            who=principal,
-            csrf=csrf_token(request),
-            theme=theme(request),
-            now=datetime.now(UTC),
-            **context,
-        ),
+        environment().get_template(template).render(shared | context),
         status,
         headers={"Cache-Control": "no-store"},
     )
