@@ -10,7 +10,7 @@
 --   pushq_deliver   pushq worker apns, pushq worker fcm, pushq worker hms
 --   pushq_core      pushq worker core
 --   pushq_operator  the commands: tokens, segments, send, pause, replay, export, cache, keys, users...
---   pushq_web       pushq web; makes neither keys nor users
+--   pushq_web       pushq web; makes no users
 --   pushq_observer  pushq exporter, dashboards; sees no push token
 --
 -- Migrations (pushq db upgrade) run as the owner of the tables, and nothing else does.
@@ -72,12 +72,13 @@ GRANT SELECT, UPDATE ON sends, send_shards, send_batches TO pushq_operator, push
 GRANT SELECT, INSERT, DELETE ON dead_letters TO pushq_operator, pushq_web;
 GRANT SELECT, INSERT ON audit_log TO pushq_operator, pushq_web;
 
--- Keys and users are made by the commands alone: who takes the web process over cannot leave a key of his own behind.
-GRANT SELECT, INSERT, UPDATE ON api_keys TO pushq_operator;
+-- Users and links that sign in are made by the commands alone, keys by an administrator at the console as well. Nobody changes what a key
+-- may do, or the audit log.
+GRANT SELECT, INSERT, UPDATE (last_used_at, revoked_at) ON api_keys TO pushq_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON console_users TO pushq_operator;
 GRANT SELECT (token_hash, user_name, seen_at, ends_at), DELETE ON console_sessions TO pushq_operator;
 GRANT INSERT ON login_links TO pushq_operator;
-GRANT SELECT, UPDATE (last_used_at, revoked_at) ON api_keys TO pushq_web;
+GRANT SELECT, INSERT, UPDATE (last_used_at, revoked_at) ON api_keys TO pushq_web;
 GRANT SELECT ON console_users TO pushq_web;
 GRANT SELECT, INSERT, UPDATE (seen_at), DELETE ON console_sessions TO pushq_web;
 GRANT SELECT, DELETE ON login_links TO pushq_web;

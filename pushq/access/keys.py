@@ -19,7 +19,7 @@ from sqlalchemy import Row, text
 
 from pushq.access import audit
 from pushq.access.names import check_name
-from pushq.access.principal import Principal, parse_apps, parse_scopes
+from pushq.access.principal import Forbidden, Principal, parse_apps, parse_scopes
 from pushq.database import Database
 from pushq.errors import InvalidRequest, PushqError
 
@@ -102,15 +102,19 @@ def issue(
     """Make a key. Returns it and its text, which nobody can ever read again.
 
     Args:
-        by: who makes it, for the audit log.
+        by: who makes it; the key may not do more than that one.
         name: what people call it, such as the service that will hold it.
         rate: requests per second.
 
     Raises:
         InvalidRequest: name, scopes, apps, rate or time are wrong.
+        Forbidden: ``by`` has not got such a scope or app.
     """
     check_name(name)
     granted, limited = parse_scopes(scopes), parse_apps(apps)
+    for scope in sorted(granted):
+        by.check(scope)
+    _check_apps(by, limited)
     if rate is not None and not 1 <= rate <= MOST_RATE:
         raise InvalidRequest("rate", str(rate), f"1 to {MOST_RATE:,} requests a second")
     if expires_at is not None and expires_at.tzinfo is None:
@@ -147,6 +151,12 @@ def issue(
             },
         )
     return _key(row), f"{PREFIX}_{key_id}_{secret}"
+
+
+def _check_apps(by: Principal, apps: frozenset[str] | None) -> None:
+    """Raise Forbidden unless ``by`` may touch all of these apps."""
+    if by.apps is not None and (apps is None or not apps <= by.apps):
+        raise Forbidden("all apps" if apps is None else f"app {min(apps - by.apps)}")
 
 
 _COLUMNS: Final = "id, name, scopes, apps, rate, created_at, expires_at, last_used_at, revoked_at"
@@ -209,6 +219,7 @@ def revoke(database: Database, by: Principal, key_id: str) -> bool:
 
     Raises:
         UnknownKey: there is none of this id.
+        Forbidden: it is for apps that ``by`` may not touch.
     """
     if not _ID.fullmatch(key_id):
         raise InvalidRequest(

@@ -20,7 +20,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pushq.access.keys import UnknownKey
 from pushq.access.principal import Forbidden
+from pushq.access.users import UnknownUser
 from pushq.errors import InvalidRequest, PushqError, ServiceUnavailable
 from pushq.ledger.export import MissingLibrary
 from pushq.ledger.sends import UnknownSend, WrongState
@@ -127,7 +129,7 @@ def answer_to(error: Exception) -> Response | None:
                 found=error.found,
                 expected=error.expected,
             )
-        case UnknownSend():
+        case UnknownSend() | UnknownKey() | UnknownUser():
             return problem(404, "not-found", str(error))
         case WrongState():
             return problem(409, "wrong-state", str(error), state=error.state)

@@ -19,7 +19,7 @@ from pushq.settings import AppSettings, ServiceUrl
 from tests.integration.ledger_world import APP, World, bare_app, open_world
 from tests.integration.web_door import PASSWORD
 
-BY = Principal("key", "backend", "0123456789abcdef", frozenset({"sends:control"}), None, "192.0.2.7")
+BY = Principal("key", "backend", "0123456789abcdef", frozenset({"admin"}), None, "192.0.2.7")
 DAY = timedelta(days=1)
 
 
@@ -141,6 +141,26 @@ class TestKeys:
             keys.issue(db, BY, **call)  # type: ignore[arg-type]
         assert raised.value.field == field
         assert everything(db) == ""
+
+    def test_nobody_makes_or_revokes_a_key_that_may_do_more(self, db: Database) -> None:
+        sender = Principal("user", "ada", "ada", frozenset({"send", "devices"}))
+        shop = Principal("user", "bob", "bob", frozenset({"admin"}), frozenset({"shop"}))
+        with pytest.raises(Forbidden, match="scope admin"):
+            keys.issue(db, sender, name="a", scopes=["admin"])
+        with pytest.raises(Forbidden, match="scope segments"):
+            keys.issue(db, sender, name="a", scopes=["send", "segments"])
+        with pytest.raises(Forbidden, match="all apps"):
+            keys.issue(db, shop, name="a", scopes=["send"])
+        with pytest.raises(Forbidden, match="app news"):
+            keys.issue(db, shop, name="a", scopes=["send"], apps=["shop", "news"])
+        assert everything(db) == ""
+        keys.issue(db, sender, name="a", scopes=["send"])
+        mine, _ = keys.issue(db, shop, name="a", scopes=["admin"], apps=["shop"])
+        whole, _ = keys.issue(db, BY, name="a", scopes=["send"])
+        with pytest.raises(Forbidden, match="all apps"):
+            keys.revoke(db, shop, whole.id)
+        assert keys.look_up(db, whole.id) is not None
+        assert keys.revoke(db, shop, mine.id)
 
     def test_an_unknown_key_cannot_be_revoked(self, db: Database) -> None:
         with pytest.raises(keys.UnknownKey):
