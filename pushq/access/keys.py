@@ -226,15 +226,16 @@ def revoke(database: Database, by: Principal, key_id: str) -> bool:
             "key", repr(key_id[:20]), "a key's id: 16 hex digits, as `pushq keys list` shows"
         )
     with database.begin() as connection:
-        name = connection.execute(
-            text(
-                "UPDATE api_keys SET revoked_at = now() WHERE id = :id AND revoked_at IS NULL RETURNING name"
-            ),
-            {"id": key_id},
-        ).scalar_one_or_none()
-        if name is not None:
-            audit.record(connection, by, "key.revoke", object_id=key_id, detail={"name": name})
-            return True
-        if connection.execute(text("SELECT 1 FROM api_keys WHERE id = :id"), {"id": key_id}).first() is None:
+        key = connection.execute(
+            text("SELECT name, apps FROM api_keys WHERE id = :id"), {"id": key_id}
+        ).first()
+        if key is None:
             raise UnknownKey(f"No key has the id {key_id}. See: pushq keys list")
-    return False
+        _check_apps(by, None if key.apps is None else frozenset(key.apps))
+        changed = connection.execute(
+            text("UPDATE api_keys SET revoked_at = now() WHERE id = :id AND revoked_at IS NULL"),
+            {"id": key_id},
+        ).rowcount
+        if changed:
+            audit.record(connection, by, "key.revoke", object_id=key_id, detail={"name": key.name})
+    return bool(changed)
