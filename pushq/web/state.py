@@ -101,7 +101,8 @@ def make(settings: Settings, database: Database) -> WebState:
     )
 
 
-def _state(connection: HTTPConnection) -> WebState:
+async def _state(connection: HTTPConnection) -> WebState:
+    # Not a plain function: FastAPI would call it in a thread.
     state: WebState = connection.app.state.web
     return state
 

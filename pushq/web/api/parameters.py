@@ -28,21 +28,22 @@ Limit = Annotated[int, Query(ge=1, le=MOST, description="Rows of a page")]
 Cursor = Annotated[str | None, Query(max_length=500, description="next_cursor of the page before, as it was")]
 DEFAULT_LIMIT = DEFAULT
 
-_known_names: dict[APIRoute, tuple[frozenset[str], frozenset[str]]] = {}
+_known_names: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
 
 
-def known_query(request: Request) -> None:
+async def known_query(request: Request) -> None:
     """Refuse query parameters that the route has not, or that it takes once and got twice: a typo must not become a wish unheard."""
     if not request.scope["query_string"]:
         return
     route = request.scope.get("route")
     if not isinstance(route, APIRoute):
         return
-    if route not in _known_names:
+    name_of_route = route.unique_id
+    if name_of_route not in _known_names:
         fields = route.dependant.query_params
         many = frozenset(field.alias for field in fields if "list" in str(field.field_info.annotation))
-        _known_names[route] = frozenset(field.alias for field in fields), many
-    names, many = _known_names[route]
+        _known_names[name_of_route] = frozenset(field.alias for field in fields), many
+    names, many = _known_names[name_of_route]
     seen: set[str] = set()
     for name, value in request.query_params.multi_items():
         if name not in names:
