@@ -29,6 +29,7 @@ from pushq.web.cookies import SAFE_METHODS, check_origin_and_token, session_toke
 from pushq.web.headers import SecurityHeaders
 from pushq.web.lookups import Lookups
 from pushq.web.ratelimit import Meters, Rate, RateLimiter
+from pushq.web.streams import STILL_ALLOWED, EndedAccess
 from pushq.web.threads import Threads
 
 __all__ = [
@@ -204,7 +205,14 @@ async def _by_key(security: Security, request: Request) -> tuple[Principal, int 
     checked = await security.keys.get(key_id)
     if not keys.proves(checked, secret) or checked is None:
         raise Unauthorized
-    return checked.key.principal(remote), checked.key.rate
+    principal = checked.key.principal(remote)
+
+    async def still_allowed() -> bool:
+        now = await security.keys.get(key_id)
+        return now is not None and now.key.principal(remote) == principal
+
+    setattr(request.state, STILL_ALLOWED, still_allowed)
+    return principal, checked.key.rate
 
 
 async def _by_session(security: Security, request: Request, *, form: bool) -> Principal | None:
@@ -216,7 +224,15 @@ async def _by_session(security: Security, request: Request, *, form: bool) -> Pr
     if request.method not in SAFE_METHODS:
         await check_origin_and_token(request, token, form=form)
     request.state.csrf_token = sessions.csrf_token_of(token)
-    return found.user.principal(remote_of(request))
+    remote = remote_of(request)
+    principal = found.user.principal(remote)
+
+    async def still_allowed() -> bool:
+        now = await security.sessions.get(token)
+        return now is not None and now.user.principal(remote) == principal
+
+    setattr(request.state, STILL_ALLOWED, still_allowed)
+    return principal
 
 
 async def _allow(security: Security, request: Request, principal: Principal, rate: int | None) -> None:
@@ -269,10 +285,11 @@ def unguarded(app: FastAPI) -> list[str]:
 
 
 def install(app: FastAPI) -> None:
-    """Add middleware (headers of each answer), exception handlers (LoginRequired) and the routes /login and /logout."""
+    """Add middleware (headers of each answer, the end of streams), exception handlers (LoginRequired) and the routes /login and /logout."""
     from pushq.web import login  # noqa: PLC0415 - its answers are problems, whose module knows the errors of this one
 
     login.install(app)
+    app.add_middleware(EndedAccess)
     app.add_middleware(SecurityHeaders)
 
 

@@ -68,19 +68,16 @@ def served(app: FastAPI) -> Iterator[str]:
 
 
 @dataclass
-class Door:
-    """A running application, from outside.
+class Visitors:
+    """Who comes to a running application that believes what loopback says of their addresses.
 
     Attributes:
         url: where it listens.
-        database, redis: what it works with, through pools of the test's own.
+        database: what it works with, through a pool of the test's own.
     """
 
     url: str
-    app: FastAPI
-    settings: Settings
     database: Database
-    redis: redis.Redis
 
     def key(
         self,
@@ -141,6 +138,19 @@ class Door:
         with self.database.begin() as connection:
             connection.execute(text(statement), values)
 
+
+@dataclass
+class Door(Visitors):
+    """An application of this process, from outside.
+
+    Attributes:
+        redis: what it works with, through a pool of the test's own.
+    """
+
+    app: FastAPI
+    settings: Settings
+    redis: redis.Redis
+
     def forget(self) -> None:
         """No users, and no tries to sign in."""
         self.change("TRUNCATE console_users CASCADE")
@@ -150,7 +160,10 @@ class Door:
 
 @contextmanager
 def opened_door(fleet: Fleet, database_url: str, **settings: Any) -> Iterator[Door]:
-    """An application on this database, with the session's Redis as cache and broker. ``settings``: those of pushq.settings.Settings."""
+    """An application on this database and the session's Redis. ``settings``: those of pushq.settings.Settings.
+
+    It can send nothing: a process's broker comes from its environment (see tests/integration/web_process.py).
+    """
     server = fleet.ready("redis")
     assert isinstance(server, RedisServer)
     made = Settings(
@@ -166,7 +179,7 @@ def opened_door(fleet: Fleet, database_url: str, **settings: Any) -> Iterator[Do
             patch.setattr(passwords, "N", 2**10)  # what a password costs a thief, a test need not pay
             app = create_app(made)
             with served(app) as url:
-                yield Door(url, app, made, database, client)
+                yield Door(url, database, app, made, client)
     finally:
         client.close()
         database.close()
