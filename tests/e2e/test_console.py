@@ -57,7 +57,7 @@ def place(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         open_web(stack.environment, folder) as web,
     ):
         world = World(stack.environment, folder, stack.mock, web.database, stack.fleet)
-        world.import_devices(400, 0.05)
+        world.import_devices(400, 0.03)
         segments.create(world.database, "shop", "vip", filter={"tags": {"any": ["vip"]}})
         yield Place(world, web, chromium)
 
@@ -135,7 +135,7 @@ def test_a_whole_broadcast_from_writing_it_to_its_dead_letters(place: Place) -> 
 
         page.reload()
         page.get_by_role("link", name="All dead letters of this send").click()
-        expect(page.locator("main")).to_contain_text("20 in all")
+        expect(page.locator("main")).to_contain_text("12 in all")
         expect(page.get_by_role("link", name="Unregistered", exact=True)).to_be_visible()
         expect(page.get_by_role("link", name="UNREGISTERED", exact=True)).to_be_visible()
         page.get_by_text("Show as a table").click()
