@@ -26,7 +26,7 @@ from pushq.access.users import UnknownUser
 from pushq.errors import InvalidRequest, PushqError, ServiceUnavailable
 from pushq.ledger.export import MissingLibrary
 from pushq.ledger.sends import UnknownSend, WrongState
-from pushq.web.security import TooManyRequests, Unauthorized
+from pushq.web.security import TooManyRequests, Unauthorized, routes_of
 from pushq.web.threads import Busy
 
 log = logging.getLogger("pushq.web")
@@ -201,11 +201,22 @@ def _invalid(errors: Sequence[Any]) -> Response:
     )
 
 
-async def _answer(_: Request, error: Exception) -> Response:
+async def _answer(request: Request, error: Exception) -> Response:
     answer = answer_to(error)
+    if answer is not None and answer.status_code == 405:
+        answer.headers["Allow"] = ", ".join(_methods(request))
     if answer is None:  # pragma: no cover - handlers are registered for the errors of answer_to
         raise error
     return answer
+
+
+def _methods(request: Request) -> list[str]:
+    """What the resource can do: the framework names the methods of one route of it only."""
+    found: set[str] = set()
+    for route in routes_of(request.app):
+        if route.path_regex.match(request.scope["path"]):
+            found |= route.methods
+    return sorted(found)
 
 
 class Failures:

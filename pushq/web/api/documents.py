@@ -28,6 +28,9 @@ _WHY: Final[Mapping[int, str]] = {
 _ALWAYS: Final = (401, 403, 422, 429, 503)
 _WITH_BODY: Final = (400, 408, 413, 415)
 
+#: One of a stream of events.
+_EVENT: Final = {"type": "object", "properties": {name: {"type": "string"} for name in ("event", "data")}}
+
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -56,7 +59,9 @@ def gives(
 
 def gives_stream(said: str, types: tuple[str, ...], *others: int) -> Responses:
     """The answers of a route whose own is no JSON."""
-    content = {name: {"schema": {"type": "string"}} for name in types}
+    content = {
+        name: {"schema": _EVENT if name == "text/event-stream" else {"type": "string"}} for name in types
+    }
     return {200: {"description": said, "content": content}, **problems(*others)}
 
 
@@ -73,6 +78,11 @@ def problems(*others: int, body: bool = False) -> Responses:
                 "Retry-After": {"description": "Seconds", "schema": {"type": "string"}}
             }
     return found
+
+
+def refused() -> Responses:
+    """What may go wrong where no key is needed."""
+    return {422: {"description": _WHY[422], "content": {MEDIA_TYPE: {"schema": ref("Problem")}}}}
 
 
 def takes(schema: str, *, required: bool = True) -> dict[str, Any]:
@@ -95,7 +105,9 @@ def takes_lines(examples: Mapping[str, str]) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                name: {"schema": {"type": "string"}, "example": example} for name, example in examples.items()
+                # Lines, of any number: what is wrong with one of them is said of this one.
+                name: {"schema": {}, "example": example}
+                for name, example in examples.items()
             },
         }
     }

@@ -7,10 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from pushq.observe.health import Report
 from pushq.web.answers import Json
+from pushq.web.api.documents import gives_stream, refused
+from pushq.web.api.parameters import known_query
+from pushq.web.api.schemas import ref
 from pushq.web.security import Principal, require
 from pushq.web.state import State
 
@@ -23,13 +26,31 @@ def _said(report: Report) -> Json:
     return Json({"ok": report.ok, "checks": checks}, 200 if report.ok else 503)
 
 
-@router.get("/healthz", summary="Whether the process works", operation_id="live")
+_HEALTH = {
+    200: {"description": "It is well", "content": {"application/json": {"schema": ref("Health")}}},
+    503: {"description": "It is not", "content": {"application/json": {"schema": ref("Health")}}},
+}
+
+
+@router.get(
+    "/healthz",
+    summary="Whether the process works",
+    operation_id="live",
+    responses={200: _HEALTH[200], **refused()},
+    dependencies=[Depends(known_query)],
+)
 async def live(state: State) -> Response:
     """200 as long as the process answers. What it needs from others is no part of it."""
     return _said(state.health.live())
 
 
-@router.get("/readyz", summary="Whether the process could be useful now", operation_id="ready")
+@router.get(
+    "/readyz",
+    summary="Whether the process could be useful now",
+    operation_id="ready",
+    responses={**_HEALTH, **refused()},
+    dependencies=[Depends(known_query)],
+)
 async def ready(state: State) -> Response:
     """200 when PostgreSQL, Redis and the broker answer, 503 when one of them does not or the process is about to end."""
     if state.closing.is_set():
@@ -37,7 +58,14 @@ async def ready(state: State) -> Response:
     return _said(await state.short.run(state.health.ready))
 
 
-@router.get("/metrics", summary="Metrics for Prometheus", operation_id="metrics")
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    operation_id="metrics",
+    response_class=PlainTextResponse,
+    responses=gives_stream("In Prometheus' format", ("text/plain", "application/openmetrics-text")),
+    dependencies=[Depends(known_query)],
+)
 async def metrics(
     request: Request, state: State, _: Annotated[Principal, Depends(require("sends:read"))]
 ) -> Response:

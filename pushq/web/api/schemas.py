@@ -214,10 +214,10 @@ NOTIFICATIONS: Final = thing(
         "values": _said(
             "By user id, what the placeholders say to him",
             type=["object", "null"],
-            additionalProperties={
-                "type": "object",
-                "additionalProperties": {"type": ["string", "number"]},
+            patternProperties={
+                "^[0-9]{1,19}$": {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
             },
+            additionalProperties=False,
         ),
     },
     ("user_ids", "notification"),
@@ -238,6 +238,11 @@ ACCEPTED: Final = thing(
     example={"send_id": SEND_ID, "repeated": False},
 )
 
+_MOMENT: Final = (
+    r"^(19[789][0-9]|20[0-9]{2})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?)?$"
+)
+
 _DEVICE: Final[Schema] = {
     "language": {
         "type": ["string", "null"],
@@ -246,7 +251,12 @@ _DEVICE: Final[Schema] = {
     },
     "country": {"type": ["string", "null"], "pattern": "^$|^[A-Za-z]{2}$"},
     "timezone": {"type": ["string", "null"], "pattern": r"^[A-Za-z0-9_+:/\-]{0,64}$"},
-    "app_version": _said("Begins with numbers: 4.12.0-beta1", type=["string", "null"], maxLength=64),
+    "app_version": _said(
+        "Begins with numbers: 4.12.0-beta1",
+        type=["string", "null"],
+        maxLength=64,
+        pattern=r"^([0-9]{1,9}(\.[0-9]{1,9})*([^0-9.\s\\][\x21-\x5b\x5d-\x7e]*)?)?$",
+    ),
     "tags": {
         "type": ["array", "null"],
         "items": {"type": "string", "minLength": 1, "maxLength": MAX_TAG_LENGTH},
@@ -269,7 +279,11 @@ DEVICE: Final = thing(
         ),
         "environment": {"type": ["string", "null"], "enum": ["", *ENVIRONMENTS, None]},
         **_DEVICE,
-        "last_seen": _said("When the user last used the app there; default: now", type=["string", "null"]),
+        "last_seen": _said(
+            "When the user last used the app there; default: now",
+            type=["string", "null"],
+            pattern=f"^$|{_MOMENT}",
+        ),
     },
     ("user_id", "app", "platform", "token"),
     description="What is left out stays as it is stored.",
@@ -286,7 +300,7 @@ DEVICE: Final = thing(
 )
 
 DEVICE_CHANGE: Final = thing(
-    {**_DEVICE, "last_seen": _said("A time since 1970", type="string", minLength=10)},
+    {**_DEVICE, "last_seen": _said("A time since 1970", type="string", pattern=_MOMENT)},
     minProperties=1,
     description="What is left out stays; null removes.",
     example={"language": "pt-BR", "tags": ["vip"]},
