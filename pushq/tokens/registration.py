@@ -280,8 +280,9 @@ def _changed(
         metrics.push_tokens_deactivated.labels(row.app, row.platform, "unregistered").inc()
     if cache is not None:
         cache.forget(row.platform, [user_id])
-    logger.info(
-        "token_unregistered" if unregistered else "device_changed",
-        extra={"app": row.app, "platform": row.platform, "user_id": user_id, "device_id": device_id},
-    )
+    fields = {"app": row.app, "platform": row.platform, "user_id": user_id, "device_id": device_id}
+    if unregistered:
+        logger.info("token_unregistered", extra=fields)
+    else:
+        logger.info("device_changed", extra=fields)
     return True
