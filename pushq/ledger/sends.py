@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -346,6 +346,14 @@ def state_of(connection: Connection, send_id: uuid.UUID) -> str:
     return str(state)
 
 
+def app_of(connection: Connection, send_id: uuid.UUID) -> str:
+    """Raises UnknownSend when there is none."""
+    app = connection.execute(text("SELECT app FROM sends WHERE id = :id"), {"id": send_id}).scalar()
+    if app is None:
+        raise _unknown(send_id)
+    return str(app)
+
+
 def _unknown(send_id: uuid.UUID) -> UnknownSend:
     return UnknownSend(f"No send has the id {send_id}. See: pushq sends")
 
@@ -358,6 +366,16 @@ def audience_of(connection: Connection, send_id: uuid.UUID) -> tuple[str, Any, l
         {"id": send_id},
     ).one()
     return row.app, parse_audience(row.audience), list(row.platforms)
+
+
+def fingerprints(database: Database, send_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """What the sends among these ids were called with (see :meth:`pushq.submission.Submission.fingerprint`)."""
+    with database.begin() as connection:
+        rows = connection.execute(
+            text("SELECT id, fingerprint FROM sends WHERE id = ANY(CAST(:ids AS uuid[]))"),
+            {"ids": list(send_ids)},
+        )
+        return {row.id: row.fingerprint for row in rows}
 
 
 def trace_of(connection: Connection, send_id: uuid.UUID) -> dict[str, str]:

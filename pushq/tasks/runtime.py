@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 import redis
 
 from pushq import metrics, tracing
+from pushq.access import cleanup as access_cleanup
 from pushq.database import Database
 from pushq.delivery.leases import LeaseKeeper
 from pushq.delivery.run import Delivery
@@ -261,6 +262,7 @@ class Runtime:
             ledger_days=settings.ledger_days,
             dead_letter_days=settings.dead_letter_days,
         )
+        access = access_cleanup.clean(self.database, audit_days=settings.audit_days)
         log.info(
             "cleaned_up",
             extra={
@@ -268,6 +270,8 @@ class Runtime:
                 "sends": ledger.sends,
                 "partitions_dropped": ledger.partitions_dropped,
                 "partitions_created": ledger.partitions_created,
+                "sessions": access.sessions,
+                "audit_rows": access.audit_rows,
                 "seconds": round(time.monotonic() - started, 3),
             },
         )
