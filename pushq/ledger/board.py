@@ -15,7 +15,7 @@ from pushq.ledger.outcomes import COLUMNS
 from pushq.ledger.sends import UnknownSend
 
 #: Columns of the chart of one send, about.
-COLUMNS_OF_TIMELINE: Final = 60
+COLUMNS_OF_TIMELINE: Final = 40
 _FINAL: Final = tuple(COLUMNS.values())
 _SUMS: Final = ", ".join(f"coalesce(sum(b.{column}), 0)::bigint AS {column}" for column in _FINAL)
 
@@ -119,7 +119,6 @@ def _bounds(connection: Connection, send_id: uuid.UUID) -> tuple[datetime | None
 
 #: Seconds that a column may stand for: what people count in.
 _STEPS: Final = (
-    0.25,
     0.5,
     1,
     2,
