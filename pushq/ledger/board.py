@@ -77,6 +77,19 @@ def message(database: Database, send_id: uuid.UUID) -> dict[str, Any]:
     return dict(row._mapping)
 
 
+def title(database: Database, send_id: uuid.UUID) -> str | None:
+    """The title of a send's message; None where it has none.
+
+    Raises:
+        ServiceUnavailable
+    """
+    with database.begin() as connection:
+        found: str | None = connection.execute(
+            text("SELECT notification->>'title' FROM sends WHERE id = :id"), {"id": send_id}
+        ).scalar_one_or_none()
+        return found
+
+
 def timeline(
     database: Database, send_id: uuid.UUID, *, columns: int = COLUMNS_OF_TIMELINE
 ) -> Timeline | None:
