@@ -198,18 +198,26 @@ def look_up(database: Database, key_id: str) -> CheckedKey | None:
     return CheckedKey(_key(row), bytes(row.secret_hash))
 
 
-def list_keys(database: Database, *, revoked: bool = False) -> list[ApiKey]:
-    """The keys, newest first; with ``revoked`` also those that let nobody in any more. At most 1,000."""
+def list_keys(
+    database: Database, *, revoked: bool = False, apps: frozenset[str] | None = None
+) -> list[ApiKey]:
+    """The keys, newest first. At most 1,000.
+
+    Args:
+        revoked: also those that let nobody in any more.
+        apps: only keys for no others than these. None: all keys.
+    """
     with database.begin() as connection:
         rows = connection.execute(
             text(
                 f"""
                 SELECT {_COLUMNS} FROM api_keys
-                WHERE :revoked OR revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+                WHERE (:revoked OR revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()))
+                  AND (CAST(:apps AS text[]) IS NULL OR apps <@ CAST(:apps AS text[]))
                 ORDER BY created_at DESC, id LIMIT 1000
                 """  # noqa: S608
             ),
-            {"revoked": revoked},
+            {"revoked": revoked, "apps": None if apps is None else sorted(apps)},
         ).all()
     return [_key(row) for row in rows]
 

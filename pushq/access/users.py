@@ -97,16 +97,22 @@ def create(
     return user_of(row)
 
 
-def list_users(database: Database) -> list[User]:
-    """The users by name, with their open sessions. At most 1,000."""
+def list_users(database: Database, *, apps: frozenset[str] | None = None) -> list[User]:
+    """The users by name, with their open sessions. At most 1,000.
+
+    Args:
+        apps: only users who may touch no others. None: all users.
+    """
     with database.begin() as connection:
         rows = connection.execute(
             text(
                 f"""
                 SELECT {_COLUMNS}, (SELECT count(*) FROM console_sessions s WHERE s.user_name = u.name AND s.ends_at > now()) AS sessions
-                FROM console_users u ORDER BY u.name LIMIT 1000
+                FROM console_users u WHERE CAST(:apps AS text[]) IS NULL OR u.apps <@ CAST(:apps AS text[])
+                ORDER BY u.name LIMIT 1000
                 """  # noqa: S608
-            )
+            ),
+            {"apps": None if apps is None else sorted(apps)},
         ).all()
     return [user_of(row, row.sessions) for row in rows]
 
@@ -163,20 +169,31 @@ def sign_out(database: Database, by: Principal, name: str) -> int:
     return ended
 
 
-def exists(connection: Connection, name: str) -> bool:
-    found = connection.execute(
-        text("SELECT 1 FROM console_users WHERE name = :name"), {"name": name.replace("\0", "")}
-    )
-    return found.first() is not None
+@dataclass(frozen=True)
+class Attempt:
+    """What came of a name and a password.
+
+    Attributes:
+        user: None when they are not right.
+        known: whether there is a user of this name; for the audit log, never for an answer.
+    """
+
+    user: User | None
+    known: bool
 
 
-def authenticate(database: Database, name: str, password: str) -> User | None:
-    """The user, when name and password are right. Takes as long for a name that does not exist."""
+def authenticate(database: Database, name: str, password: str) -> Attempt:
+    """Check name and password. Takes as long for a name that does not exist."""
     with database.begin() as connection:
         row = connection.execute(
             text(f"SELECT {_COLUMNS}, u.password_hash FROM console_users u WHERE u.name = :name"),  # noqa: S608
-            {"name": name.replace("\0", "")[:64]},
+            {"name": name.replace("\0", "")},
         ).first()
     # Outside of the transaction: no connection waits for scrypt.
     right = passwords.matches(password, passwords.NOBODY if row is None else row.password_hash)
-    return user_of(row) if row is not None and right else None
+    return Attempt(user_of(row) if row is not None and right else None, row is not None)
+
+
+def _exists(connection: Connection, name: str) -> bool:
+    found = connection.execute(text("SELECT 1 FROM console_users WHERE name = :name"), {"name": name})
+    return found.first() is not None

@@ -15,7 +15,7 @@ from pushq.ledger.outcomes import COLUMNS
 from pushq.ledger.sends import UnknownSend
 
 #: Columns of the chart of one send, about.
-COLUMNS_OF_TIMELINE: Final = 60
+COLUMNS_OF_TIMELINE: Final = 40
 _FINAL: Final = tuple(COLUMNS.values())
 _SUMS: Final = ", ".join(f"coalesce(sum(b.{column}), 0)::bigint AS {column}" for column in _FINAL)
 
@@ -77,6 +77,19 @@ def message(database: Database, send_id: uuid.UUID) -> dict[str, Any]:
     return dict(row._mapping)
 
 
+def title(database: Database, send_id: uuid.UUID) -> str | None:
+    """The title of a send's message; None where it has none.
+
+    Raises:
+        ServiceUnavailable
+    """
+    with database.begin() as connection:
+        found: str | None = connection.execute(
+            text("SELECT notification->>'title' FROM sends WHERE id = :id"), {"id": send_id}
+        ).scalar_one_or_none()
+        return found
+
+
 def timeline(
     database: Database, send_id: uuid.UUID, *, columns: int = COLUMNS_OF_TIMELINE
 ) -> Timeline | None:
@@ -119,7 +132,6 @@ def _bounds(connection: Connection, send_id: uuid.UUID) -> tuple[datetime | None
 
 #: Seconds that a column may stand for: what people count in.
 _STEPS: Final = (
-    0.25,
     0.5,
     1,
     2,

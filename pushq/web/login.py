@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, quote
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.responses import RedirectResponse, Response
 
-from pushq.access import audit, sessions, users
+from pushq.access import sessions, users
 from pushq.access.principal import Forbidden, Principal
 from pushq.access.sessions import csrf_token_of, well_formed
 from pushq.web import cookies
@@ -60,13 +60,17 @@ async def sign_in(request: Request) -> Response:
         answer = _form(request, way_on, f"Too many tries. Please try again in {after} s.", name, 429)
         answer.headers["Retry-After"] = str(after)
         return answer
-    user = await security.logins.run(users.authenticate, security.database, name, password)
-    if user is None:
-        log.warning("login_refused", extra={"remote": remote_of(request)})
-        await security.threads.run(_note_refusal, security, name, remote_of(request))
+    attempt = await security.logins.run(users.authenticate, security.database, name, password)
+    if attempt.user is None:
+        remote = remote_of(request)
+        log.warning("login_refused", extra={"remote": remote})
+        if attempt.known:
+            # Only then: people type passwords into the field for the name. Later, so that the answer takes as long for other names.
+            who = Principal("user", name, name, frozenset(), None, remote)
+            security.audit.add(who, "login.refused", object_id=name)
         return _form(request, way_on, "The name or the password is wrong.", name, 401)
     await security.limiter.forget(_pair(request, name))
-    return await _open(request, user, way_on)
+    return await _open(request, attempt.user, way_on)
 
 
 @router.get("/login/link/{token}")
@@ -75,6 +79,8 @@ async def follow_link(request: Request, token: str) -> Response:
     security = security_of(request)
     if not cookies.may_sign_in(request):
         return _form(request, HOME, status=403)
+    if "prefetch" in request.headers.get("sec-purpose", ""):
+        return Response(status_code=503)  # nobody has followed it yet
     wait = await _throttle(security, request, "")
     user = None
     if well_formed(token) and not wait:
@@ -178,14 +184,6 @@ async def _throttle(security: Security, request: Request, name: str) -> float:
         if wait:
             return wait
     return 0.0
-
-
-def _note_refusal(security: Security, name: str, remote: str | None) -> None:
-    """On record only where there is such a user: people type passwords into the field for the name."""
-    with security.database.begin() as connection:
-        if users.exists(connection, name):
-            who = Principal("user", name, name, frozenset(), None, remote)
-            audit.record(connection, who, "login.refused", object_id=name)
 
 
 async def _open(request: Request, user: users.User, way_on: str) -> Response:

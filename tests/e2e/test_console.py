@@ -58,7 +58,7 @@ def place(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     ):
         world = World(stack.environment, folder, stack.mock, web.database, stack.fleet)
         world.import_devices(400, 0.03)
-        segments.create(world.database, "shop", "vip", filter={"tags": {"any": ["vip"]}})
+        segments.create(world.database, "shop", "german", filter={"language": ["de"]})
         yield Place(world, web, chromium)
 
 
@@ -187,7 +187,7 @@ def test_every_page_is_for_everybody(place: Place, size: tuple[int, int], scheme
         page.get_by_label("Title").fill("Sale")
         expect(page.locator(".note-title strong").first).to_have_text("Sale")
         page.get_by_role("radio", name="Segments").check()
-        page.get_by_role("checkbox", name="vip").first.check()
+        page.get_by_role("checkbox", name="german").first.check()
         page.get_by_role("radio", name="Later").check()
         page.get_by_role("button", name="Review").click()
         expect(page.get_by_role("alert")).to_contain_text("a day and a time")
@@ -235,7 +235,7 @@ def go_to(page: Page, target: Locator) -> None:
 
 
 def test_somebody_sees_and_does_only_what_is_granted(place: Place) -> None:
-    send_id = place.world.send("--segment", "vip")
+    send_id = place.world.send("--segment", "german")
     place.world.finished(send_id)
     place.user("reader", "sends:read")
     place.user("stranger", "sends:read", "sends:control", "send", apps=["other"])

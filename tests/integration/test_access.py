@@ -82,7 +82,7 @@ class TestKeys:
     def test_nothing_that_is_stored_lets_anybody_in(self, db: Database) -> None:
         _, key = keys.issue(db, BY, name="a", scopes=["admin"])
         users.create(db, BY, name="ada", password=PASSWORD)
-        user = users.authenticate(db, "ada", PASSWORD)
+        user = users.authenticate(db, "ada", PASSWORD).user
         assert user is not None
         token = sessions.start(db, user, life=DAY, remote=None)
         link = sessions.login_link(db, BY, "ada")
@@ -172,7 +172,7 @@ class TestKeys:
 class TestUsers:
     def test_only_the_right_password_lets_in(self, db: Database) -> None:
         users.create(db, BY, name="ada", password=PASSWORD, apps=["shop"])
-        found = users.authenticate(db, "ada", PASSWORD)
+        found = users.authenticate(db, "ada", PASSWORD).user
         assert found is not None
         assert (found.scopes, found.apps) == (users.DEFAULT_SCOPES, frozenset({"shop"}))
         for name, password in (
@@ -182,11 +182,25 @@ class TestUsers:
             ("ada\0", "x"),
             ("", ""),
         ):
-            assert users.authenticate(db, name, password) is None
+            assert users.authenticate(db, name, password).user is None
+
+    def test_whether_a_name_exists_is_told_to_the_log_alone(self, db: Database) -> None:
+        users.create(db, BY, name="ada", password=PASSWORD)
+        assert users.authenticate(db, "ada", "wrong") == users.Attempt(None, known=True)
+        assert users.authenticate(db, "eve", "wrong") == users.Attempt(None, known=False)
+
+    def test_who_may_touch_some_apps_sees_users_and_keys_of_these(self, db: Database) -> None:
+        for name, apps in (("all", None), ("both", ["shop", "news"]), ("shop", ["shop"])):
+            users.create(db, BY, name=name, password=PASSWORD, apps=apps)
+            keys.issue(db, BY, name=name, scopes=["send"], apps=apps)
+        shop = frozenset({"shop"})
+        assert [user.name for user in users.list_users(db, apps=shop)] == ["shop"]
+        assert [key.name for key in keys.list_keys(db, apps=shop)] == ["shop"]
+        assert len(users.list_users(db)) == len(keys.list_keys(db)) == 3
 
     def test_a_letter_typed_in_two_ways_is_one_letter(self, db: Database) -> None:
         users.create(db, BY, name="ada", password="gr\u00fcne Wiesen im Mai")
-        assert users.authenticate(db, "ada", "gru\u0308ne Wiesen im Mai") is not None
+        assert users.authenticate(db, "ada", "gru\u0308ne Wiesen im Mai").user is not None
 
     @pytest.mark.parametrize("weak", ["short", "aaaaaaaaaaaaaaaa", "ada-lovelace1", "x" * 300])
     def test_a_weak_password_is_refused_and_not_repeated(self, db: Database, weak: str) -> None:
@@ -205,8 +219,8 @@ class TestUsers:
         token = sessions.start(db, user, life=DAY, remote=None)
         users.set_password(db, BY, "ada", PASSWORD + "!")
         assert sessions.look_up(db, token) is None
-        assert users.authenticate(db, "ada", PASSWORD) is None
-        assert users.authenticate(db, "ada", PASSWORD + "!") is not None
+        assert users.authenticate(db, "ada", PASSWORD).user is None
+        assert users.authenticate(db, "ada", PASSWORD + "!").user is not None
 
     def test_what_does_not_exist_cannot_be_changed(self, db: Database) -> None:
         with pytest.raises(users.UnknownUser):

@@ -124,10 +124,10 @@ class TestUsers:
             run("users", "create", "ada", "--scope", "admin", "--password-file", str(file), "--json")
         )
         assert made["scopes"] == ["admin"]
-        assert user_store.authenticate(db, "ada", PASSWORD) is not None
+        assert user_store.authenticate(db, "ada", PASSWORD).user is not None
         ok(run("users", "password", "ada", "--password-file", "-", data=f"{PASSWORD} again\n"))
-        assert user_store.authenticate(db, "ada", PASSWORD) is None
-        assert user_store.authenticate(db, "ada", f"{PASSWORD} again") is not None
+        assert user_store.authenticate(db, "ada", PASSWORD).user is None
+        assert user_store.authenticate(db, "ada", f"{PASSWORD} again").user is not None
         assert PASSWORD not in ok(run("users", "list"))
 
     def test_nobody_is_asked_where_nobody_is(self, run: Run) -> None:

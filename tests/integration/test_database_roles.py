@@ -80,7 +80,7 @@ def test_each_role_has_what_access_needs(url: str) -> None:
         users.set_password(operator, local(), "ada", PASSWORD + "!")
     with opened_as(url, "pushq_web") as web:
         assert keys.look_up(web, made.id) is not None
-        assert users.authenticate(web, "ada", PASSWORD + "!") is not None
+        assert users.authenticate(web, "ada", PASSWORD + "!").user is not None
         assert sessions.redeem(web, links[0]) is not None
         token = sessions.start(web, user, life=timedelta(hours=1), remote=None)
         run(url, ["UPDATE console_sessions SET seen_at = seen_at - interval '5 min'"])

@@ -40,6 +40,7 @@ def door(_fleet: Fleet, ledger_url: str) -> Iterator[Door]:
 @pytest.fixture(autouse=True)
 def _fresh(door: Door) -> None:
     door.forget()
+    door.change("TRUNCATE audit_log")
 
 
 def until(what: Callable[[], bool], why: str, seconds: float = 60.0) -> float:
@@ -49,6 +50,10 @@ def until(what: Callable[[], bool], why: str, seconds: float = 60.0) -> float:
         assert time.monotonic() - started < seconds, why
         time.sleep(0.1)
     return time.monotonic() - started
+
+
+def refused(door: Door) -> list[str]:
+    return [row.actor for row in audit.read(door.database, action="login.refused")]
 
 
 def guarded(door: Door) -> list[tuple[str, str, str]]:
@@ -156,7 +161,7 @@ class TestKeys:
     def test_a_key_in_the_address_is_none(self, door: Door) -> None:
         key = door.key("admin")["Authorization"].removeprefix("Bearer ")
         with door.client() as client:
-            assert client.get(GUARDED, params={"access_token": key, "key": key}).status_code == 401
+            assert client.get(GUARDED, params={"access_token": key, "key": key}).status_code in {401, 422}
 
     def test_a_key_that_ends_is_refused_within_seconds(self, door: Door) -> None:
         revoked, first = keys.issue(door.database, local(), name="short", scopes=["sends:read"])
@@ -259,8 +264,8 @@ class TestSigningIn:
             assert {answer.status_code for answer in answers} == {401}
             assert answers[0].text.replace("ada", "eve") == answers[1].text
             assert client.get(GUARDED).status_code == 401
-        actions = [(row.action, row.actor) for row in audit.read(door.database, action="login", limit=1)]
-        assert actions == [("login.refused", "ada")], "whatever else was typed may be a password"
+        until(lambda: bool(refused(door)), "the refusal is not on record")
+        assert refused(door) == ["ada"], "whatever else was typed may be a password"
 
     def test_tries_are_throttled_and_the_right_password_waits_as_well(self, door: Door) -> None:
         door.user("ada")
@@ -336,6 +341,8 @@ class TestSigningIn:
         door.user("ada")
         token = sessions.login_link(door.database, local(), "ada")
         with door.client() as first, door.client() as second:
+            early = first.get(f"/login/link/{token}", headers={"Sec-Purpose": "prefetch;prerender"})
+            assert early.status_code == 503
             assert first.get(f"/login/link/{token}").status_code == 303
             assert first.get(GUARDED).status_code == 200
             assert second.get(f"/login/link/{token}").status_code == 401
@@ -589,6 +596,7 @@ class TestNothingLeaks:
             with door.signed_in("ada") as client:
                 session, token = door.cookies(client), client.headers["X-CSRF-Token"]
                 client.get(GUARDED)
+                until(lambda: bool(refused(door)), "the refusal is not on record")
                 client.post("/logout", headers={"X-CSRF-Token": "x"})
                 client.post("/logout")
         with door.database.begin() as connection:

@@ -1,6 +1,6 @@
 """Parts of pages that stay true while somebody looks: rendered again when the ledger has changed, and sent as server-sent events.
 
-However many people look at the same thing, it is read once in :data:`EVERY_S`.
+However many people look at the same thing, it is read once in :data:`EVERY_S`, and less often where reading it takes long.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ log = logging.getLogger("pushq.web")
 
 #: Seconds between two looks.
 EVERY_S: Final = 0.5
+#: A look that takes long is not taken again before so many times as long: a send of ten million must not keep the database busy.
+COSTS: Final = 4
 #: Seconds after which something is said although nothing has changed: proxies close what is silent.
 SILENT_S: Final = 15.0
 #: A stream ends after so many seconds; the browser opens another, and its session is checked again.
@@ -40,6 +42,7 @@ class _Shared:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     value: Any = None
     read_at: float = float("-inf")
+    took_s: float = 0.0
 
 
 class Glances:
@@ -56,9 +59,13 @@ class Glances:
         """The thing as it was at most ``every_s`` ago; whatever ``read`` raises."""
         shared = self._shared.setdefault(what, _Shared())
         async with shared.lock:
-            if self._clock() - shared.read_at >= (self._every_s if every_s is None else every_s):
+            began = self._clock()
+            if began - shared.read_at >= max(
+                self._every_s if every_s is None else every_s, COSTS * shared.took_s
+            ):
                 shared.value = await read()
                 shared.read_at = self._clock()
+                shared.took_s = shared.read_at - began
                 self._forget()
             return shared.value
 

@@ -216,7 +216,7 @@ async def _look(request: Request, web: WebState, send_id: uuid.UUID) -> dict[str
         state = ledger.progress(web.database, send_id)
         failures = ledger.reasons(web.database, send_id, limit=10)
         parked = ledger.parked(web.database, send_id, limit=10) if state.parked else []
-        title = board.message(web.database, send_id)["notification"].get("title")
+        title = board.title(web.database, send_id)
         return _view(
             state, failures, parked, board.timeline(web.database, send_id), title, _rate(rooms, state)
         )
