@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,14 @@ def test_a_transactional_send_does_not_wait_for_a_broadcast(options: dict[str, A
     """Each lane has its own worker: five transactional sends in turn are through while the broadcast has hardly begun."""
     with open_world(**options) as world:
         assert world.fleet is not None
-        for lane in ("broadcast", "transactional"):
-            world.fleet.spawn("apns", "--lane", lane, "--concurrency", "1", name=f"apns-{lane}")
+        for lane, nice in (("broadcast", 5), ("transactional", 0)):
+            world.fleet.spawn(
+                "apns", "--lane", lane, "--concurrency", "1", "--nice", str(nice), name=f"apns-{lane}"
+            )
         world.fleet.await_ready()
+        pids, own = world.fleet.pids(), os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, pids["apns-broadcast"]) == min(own + 5, 19)
+        assert os.getpriority(os.PRIO_PROCESS, pids["apns-transactional"]) == own
         devices = world.import_devices(BATCHES * BATCH, 0.0)
         user = next(device.user_id for device in devices if device.platform == "apns")
         phones = sum(device.user_id == user and device.platform == "apns" for device in devices)
