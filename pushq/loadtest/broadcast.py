@@ -39,6 +39,8 @@ MEMORY_EVERY: Final = 16
 #: The ledger is summed in every such look: the end is read from it, so this costs no accuracy.
 LEDGER_EVERY: Final = 4
 SETTLE_TIMEOUT_S: Final = 60.0
+#: Where a lane of their own serves transactional sends, broadcasts stand back for them.
+BROADCAST_NICE: Final = 10
 #: FCM's own default quota, requests in a minute.
 QUOTA: Final = 600_000
 
@@ -216,6 +218,8 @@ def _start_workers(stack: Stack, plan: Plan, say: Callable[[str], None]) -> None
     for kind, count in workers.items():
         role, _, lane = kind.partition("-")
         options = ["--lane", lane or "broadcast"] if role in split else []
+        if role in split and lane != "transactional":
+            options += ["--nice", str(BROADCAST_NICE)]
         for number in range(1, count + 1):
             stack.fleet.spawn(role, *options, name=f"{kind}-{number}")
     stack.fleet.await_ready()
