@@ -1,7 +1,7 @@
-"""The figures of an hour's soak: kept, as a section of RESULTS.md, and as plots.
+"""The figures of soaks: kept, as a section of RESULTS.md, and as a plot.
 
     pushq bench soak --minutes 60 --every 12 --json > soak.json
-    python -m benchmarks.soak soak.json --command "pushq bench soak --minutes 60 --every 12 --json" --write
+    python -m benchmarks.soak --name hour --report soak.json --command "pushq bench soak --minutes 60 --every 12 --json" --write
 
 Keeps in benchmarks/soak.json what the section needs: the sums, every series' verdict, and the looks at memory, greenlets and connections.
 """
@@ -38,13 +38,14 @@ KEPT: Final = (
 DRAWN: Final = ("core", "apns", "fcm", "hms", "redis", "mock", "postgresql")
 
 
-def trimmed(report: Mapping[str, Any], command: str) -> dict[str, Any]:
+def trimmed(report: Mapping[str, Any], command: str, note: str) -> dict[str, Any]:
     """What is kept of a report."""
     looks = [
         {name: value for name, value in look.items() if name.startswith(KEPT)} for look in report["looks"]
     ]
     return {
         "command": command,
+        "note": note,
         "machine": {key: value for key, value in machine().items() if key != "load_average"},
         "versions": versions(("pushq", "celery", "gevent", "h2", "redis", "psycopg")),
         **report,
@@ -52,14 +53,20 @@ def trimmed(report: Mapping[str, Any], command: str) -> dict[str, Any]:
     }
 
 
-def markdown(kept: Mapping[str, Any]) -> str:
-    """The section."""
+def markdown(document: Mapping[str, Any]) -> str:
+    """The section: each soak, under its name."""
+    parts = ["## Soak", "", "What it does is in [soak](../docs/soak.md)."]
+    for name, kept in document.items():
+        parts += ["", f"### {name}", "", part(kept)]
+    return "\n".join([*parts, "", "![Memory over time](../docs/img/soak.svg)"])
+
+
+def part(kept: Mapping[str, Any]) -> str:
+    """One soak."""
     calls, here = kept["calls"], kept["machine"]
     minutes = kept["seconds"] / 60
     lines = [
-        "## Soak",
-        "",
-        f"`{kept['command']}`, {kept['started_at'][:10]}; what it does is in [soak](../docs/soak.md).",
+        f"`{kept['command']}`, {kept['started_at'][:10]}." + (f" {kept['note']}" if kept["note"] else ""),
         "",
         f"- {here['cpu']}, {here['cores']} cores, {here['memory_gib']} GiB; {here['system']}",
         "- " + ", ".join(f"{name} {version}" for name, version in kept["versions"].items()),
@@ -131,8 +138,6 @@ def markdown(kept: Mapping[str, Any]) -> str:
     journals = sum(value for name, value in after.items() if name.startswith("redis_keys.pushq:journal"))
     lines += [
         f"| journals in Redis | {sum(v for n, v in before.items() if n.startswith('redis_keys.pushq:journal')):g} | {journals:g} |",
-        "",
-        "![Memory over the hour](../docs/img/soak.svg)",
     ]
     return "\n".join(lines)
 
@@ -173,21 +178,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--name", default="soak", help="of the report, in the file and the section")
     parser.add_argument(
-        "report", nargs="?", type=Path, help="what `pushq bench soak --json` printed; default: what is kept"
+        "--report", type=Path, help="what `pushq bench soak --json` printed; default: what is kept"
     )
     parser.add_argument("--command", default="pushq bench soak --json", help="how it was run")
+    parser.add_argument("--note", default="", help="a sentence about it")
     parser.add_argument("--write", action="store_true", help="write the section of RESULTS.md and the plot")
     options = parser.parse_args()
+    document: dict[str, Any] = json.loads(JSON_FILE.read_text()) if JSON_FILE.exists() else {}
     if options.report is not None:
-        kept = trimmed(json.loads(options.report.read_text()), options.command)
-        JSON_FILE.write_text(json.dumps(kept) + "\n")
-    else:
-        kept = json.loads(JSON_FILE.read_text())
-    print(markdown(kept))
+        document[options.name] = trimmed(
+            json.loads(options.report.read_text()), options.command, options.note
+        )
+        JSON_FILE.write_text(json.dumps(document) + "\n")
+    print(markdown(document))
     if options.write:
-        RESULTS_FILE.write_text(replace_section(RESULTS_FILE.read_text(), "soak", markdown(kept)))
-        CHART_FILE.write_text(chart(kept))
+        RESULTS_FILE.write_text(replace_section(RESULTS_FILE.read_text(), "soak", markdown(document)))
+        longest = max(document.values(), key=lambda kept: float(kept["seconds"]))
+        CHART_FILE.write_text(chart(longest))
         print(f"written: {RESULTS_FILE.relative_to(ROOT)}, {CHART_FILE.relative_to(ROOT)}", file=sys.stderr)
     return 0
 
