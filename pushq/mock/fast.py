@@ -170,7 +170,7 @@ class FastEngine:
         """
         self._refresh()
         endpoint, lane, layouts = self._endpoint, self._lane, self._blocks.layouts
-        accepted = endpoint.tally.accepted
+        times, fresh = endpoint.tally.times, endpoint.tally.fresh
         well_formed, success, split = lane.well_formed, lane.success, lane.split
         body_has_token = lane.path_prefix is None
         data_per_answer = lane.answer_data_bytes
@@ -207,7 +207,13 @@ class FastEngine:
                         and well_formed(token)
                         and (not apns_id or _valid_apns_id(apns_id))
                     ):
-                        accepted[token] = accepted.get(token, 0) + 1
+                        mark = hash(token)
+                        before = times.get(mark)
+                        if before is None:
+                            fresh.append(token)
+                            times[mark] = 1
+                        else:
+                            times[mark] = before + 1
                         remembered += 1
                         into = bucket or self._answers.bucket(tick + latency.draw(self._chance()))
                         into.answers.append(success(word(number), apns_id))
@@ -282,6 +288,7 @@ class FastEngine:
             tally.requests += accepted
             tally.rung += accepted
             tally.answers["200"] += accepted
+            tally.spill()
 
     def _open(self, stream: int) -> None:
         if self._active >= self._limit:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.broadcast import RUNS, draw, markdown
+from benchmarks.broadcast import RUNS, draw, headline, markdown
 from benchmarks.charts import Line, line_chart, rates, stacked_bars, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -105,6 +105,10 @@ def test_the_section_has_every_run_and_what_it_came_to() -> None:
         assert len(re.findall(rf"^\| {name} \|", text, re.MULTILINE)) >= 1
     assert "2 answers of 429" in text
     assert "| 120 (300) |" in text, "two apns processes: the larger, and both"
+    first = headline(document)
+    assert "18.0 s on Redis and 18.0 s on RabbitMQ" in first
+    assert "150 ms on Redis" in first
+    assert headline(document | {"runs": {}}) == ""
     assert set(draw(document)) == {"broadcast.svg", "latency.svg", "growth.svg", "cpu.svg"}
     for chart in draw(document).values():
         ET.fromstring(chart)  # noqa: S314 - our own
