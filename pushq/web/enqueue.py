@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pushq.app import BROADCAST, TRANSACTIONAL
 from pushq.errors import ServiceUnavailable
 from pushq.submission import Submission
 from pushq.tasks import entry
@@ -30,6 +31,9 @@ PUBLISHERS: Final = 2
 #: Calls that wait at most, and for how long: what then is not on its way is refused, and will not be sent.
 MOST_WAITING: Final = 5_000
 WAIT_S: Final = 5.0
+
+#: Where calls go, by their kind.
+QUEUES: Final = {"broadcast": BROADCAST, "transactional": TRANSACTIONAL}
 
 #: Publishes calls; None for each that the broker has, else why not.
 Publish = Callable[[Sequence[tuple[uuid.UUID, Submission]]], Sequence[Exception | None]]
@@ -171,13 +175,23 @@ def _settle(waiting: _Waiting, result: Accepted | Exception) -> None:
         waiting.result.set_result(result)
 
 
+def _straight(queue: str) -> dict[str, str]:
+    """Options of a message that goes to its queue without asking the broker who is bound to an exchange.
+
+    Of a Redis that has lost its data nobody would be, and the message would be gone without a word.
+    """
+    return {"queue": queue, "exchange": "", "routing_key": queue}
+
+
 def publish_each(calls: Sequence[tuple[uuid.UUID, Submission]]) -> list[Exception | None]:
     """Publish calls one by one. After the first that the broker refuses, none of the others is tried."""
     results: list[Exception | None] = []
     for send_id, submission in calls:
         task = entry.send_broadcast if submission.kind == "broadcast" else entry.send_notification
         try:
-            task.apply_async((submission.as_json(),), task_id=str(send_id))
+            task.apply_async(
+                (submission.as_json(),), task_id=str(send_id), **_straight(QUEUES[submission.kind])
+            )
         except ServiceUnavailable as error:
             return [*results, *[error] * (len(calls) - len(results))]
         except Exception as error:  # noqa: BLE001 - one call's; the others may do

@@ -18,6 +18,7 @@ from pushq.notification import kind
 from pushq.web.answers import Json
 from pushq.web.api.documents import gives, gives_stream, takes
 from pushq.web.api.parameters import DEFAULT_LIMIT, Cursor, Limit, SendId, known_query
+from pushq.web.api.schemas import APP_PATTERN
 from pushq.web.bodies import read_object
 from pushq.web.pagination import after_send, next_cursor
 from pushq.web.security import require
@@ -54,7 +55,7 @@ async def list_sends(
     principal: _Reader,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
-    app: Annotated[str | None, Query(max_length=63, description="Only sends of this app")] = None,
+    app: Annotated[str | None, Query(pattern=APP_PATTERN, description="Only sends of this app")] = None,
     send_state: Annotated[
         list[_State] | None, Query(alias="state", description="Only sends in one of these")
     ] = None,
