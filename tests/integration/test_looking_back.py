@@ -203,7 +203,9 @@ def test_queues_beside_the_workers_that_serve_them(
 
 
 def test_workers_that_cannot_be_asked_for_are_a_note(redis_server: RedisServer) -> None:
-    settings = Settings(broker_url=redis_server.url(1), redis_url="redis://127.0.0.1:1/0")
+    settings = Settings(
+        broker_url=ServiceUrl(redis_server.url(1)), redis_url=ServiceUrl("redis://127.0.0.1:1/0")
+    )
     queues = queues_of(settings)
     try:
         found = crew(settings, queues.broker, queues.depths())
