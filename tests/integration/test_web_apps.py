@@ -107,7 +107,7 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
 }
 _TYPES: Final = {"/v1/devices/import": "application/x-ndjson"}
 #: Asked for everything, these answer with what is there for the one who asks.
-OWN_ONLY: Final = {"/v1/sends", "/v1/users/{user_id}/devices", "/v1/devices/import", "/metrics"}
+OWN_ONLY: Final = {"/v1/audit", "/v1/sends", "/v1/users/{user_id}/devices", "/v1/devices/import", "/metrics"}
 
 
 def routes(door: Door, prefix: str) -> list[tuple[str, str]]:
@@ -134,6 +134,7 @@ def test_a_key_of_another_app_reaches_nothing(shop: Shop) -> None:
             assert answer.status_code in wanted, (method, path, answer.status_code, answer.text)
             assert MARK not in answer.text, (method, path)
         assert client.get("/v1/sends", params={"app": APP}).status_code == 403
+        assert client.get("/v1/audit", params={"app": APP}).status_code == 403
         assert client.get("/v1/sends").json()["sends"] == []
         assert client.get(f"/v1/users/{USER}/devices").json()["devices"] == []
     assert shop.everything() == before
@@ -241,6 +242,13 @@ def test_who_sent_held_and_ended_what_is_on_record_once(
             for order in ("resume", "cancel"):
                 answer = client.post(f"/console/sends/{shop.send_id}/{order}", data={"x": "y"})
                 assert answer.status_code == 303
+        with visitors.client(visitors.key("audit:read", apps=[APP])) as client:
+            pages = [client.get("/v1/audit", params={"limit": 2, "object": str(shop.send_id)}).json()]
+            pages.append(client.get("/v1/audit", params={"cursor": pages[0]["next_cursor"]}).json())
+            assert [row["action"] for row in pages[0]["audit"]] == ["send.cancel", "send.resume"]
+            assert pages[1]["audit"][0]["action"] == "send.rate"
+            for wrong in ("x", "WyIxIl0x", pages[0]["next_cursor"][:-2]):
+                assert client.get("/v1/audit", params={"cursor": wrong}).status_code == 422
     # The process has ended in good order: what it had gathered is written.
     called = audit.read(shop.world.database, action="send.create")
     said = [(row.actor_kind, row.actor, row.app, row.remote) for row in called]
