@@ -140,7 +140,7 @@ class Enqueuer:
                 waiting.result.cancel()
             raise
         except Exception as error:  # whoever waits must be told, and the next lot must go on
-            log.exception("publish_failed")
+            log.exception("calls_not_taken")
             results = [error] * len(lot)
         for waiting, result in zip(lot, results, strict=True):
             _settle(waiting, result)
