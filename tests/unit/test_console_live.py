@@ -39,6 +39,13 @@ def test_many_who_look_at_once_are_one_question() -> None:
         assert await glances.look("it", read) == 1
         clock.now += 0.2
         assert await glances.look("it", read) == 3
+        # Whoever has changed it sees that at once, also when somebody is just reading it as it was.
+        clock.now += 1.0
+        reading = asyncio.create_task(glances.look("it", read))
+        await asyncio.sleep(0)
+        glances.changed("it")
+        assert await glances.look("it", read) == 5
+        assert await reading in (4, 5)
 
     asyncio.run(look())
 

@@ -69,6 +69,10 @@ class Glances:
                 self._forget()
             return shared.value
 
+    def changed(self, what: Hashable) -> None:
+        """The thing was changed just now: what has been read of it, or is being read, is for nobody else."""
+        self._shared.pop(what, None)
+
     def _forget(self) -> None:
         old = self._clock() - KEPT_S
         for what in [w for w, s in self._shared.items() if s.read_at < old and not s.lock.locked()]:
