@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pushq import metrics
 from pushq.app import BROADCAST, TRANSACTIONAL
 from pushq.errors import ServiceUnavailable
 from pushq.submission import Submission
@@ -133,6 +134,7 @@ class Enqueuer:
         lot = [waiting for waiting in lot if not waiting.result.done()]
         if not lot:
             return
+        metrics.web_calls_together.observe((), len(lot))
         try:
             results = await self._threads.run(self._take, [(each.send_id, each.submission) for each in lot])
         except asyncio.CancelledError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -491,7 +492,17 @@ def test_metrics_need_a_key_and_probes_do_not(web: Web, client: httpx.Client) ->
         assert stranger.get("/healthz").json() == {"ok": True, "checks": {}}
         assert set(stranger.get("/readyz").json()["checks"]) == {"database", "redis", "broker"}
         assert stranger.get("/metrics").status_code == 401
-    assert "pushq_build_info" in client.get("/metrics").text
+    assert client.get("/v1/sends").status_code == 200
+    assert client.get("/nowhere").status_code == 404
+    told = client.get("/metrics").text
+    assert re.search(
+        r'^pushq_web_requests_total\{operation="list_sends",status="200"\} [1-9]', told, re.MULTILINE
+    )
+    assert re.search(
+        r'^pushq_web_requests_total\{operation="metrics",status="401"\} [1-9]', told, re.MULTILINE
+    )
+    assert re.search(r'^pushq_web_request_seconds_count\{operation="list_sends"\} [1-9]', told, re.MULTILINE)
+    assert re.search(r'^pushq_web_requests_total\{operation="none",status="404"\} [1-9]', told, re.MULTILINE)
 
 
 def command(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
