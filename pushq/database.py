@@ -57,6 +57,8 @@ class Database:
             },
         )
 
+        self._each = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """One transaction: committed at the end, rolled back on an exception.
@@ -64,17 +66,18 @@ class Database:
         Raises:
             ServiceUnavailable: PostgreSQL cannot be reached, or went away in mid-transaction.
         """
-        try:
-            with self.engine.begin() as connection:
-                yield connection
-        except exc.OperationalError as error:
-            if error.connection_invalidated or _is_connect_failure(error):
-                raise ServiceUnavailable("PostgreSQL", "PUSHQ_DATABASE_URL", _detail(error)) from error
-            raise
-        except exc.TimeoutError as error:
-            raise ServiceUnavailable(
-                "PostgreSQL", "PUSHQ_DATABASE_URL", "no free connection in the pool within 30 s"
-            ) from error
+        with _translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """For one statement that is a transaction by itself: BEGIN and COMMIT would be two more round trips.
+
+        Raises:
+            ServiceUnavailable: as :meth:`begin`.
+        """
+        with _translated(), self._each.connect() as connection:
+            yield connection
 
     def ping(self) -> None:
         """Ask for an answer.
@@ -87,6 +90,20 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except exc.OperationalError as error:
+        if error.connection_invalidated or _is_connect_failure(error):
+            raise ServiceUnavailable("PostgreSQL", "PUSHQ_DATABASE_URL", _detail(error)) from error
+        raise
+    except exc.TimeoutError as error:
+        raise ServiceUnavailable(
+            "PostgreSQL", "PUSHQ_DATABASE_URL", "no free connection in the pool within 30 s"
+        ) from error
 
 
 def _is_connect_failure(error: exc.OperationalError) -> bool:

@@ -328,6 +328,9 @@ batches: Final = Family(
     "Batches that are not done; state: planned, queued, running, retry.",
     ("platform", "state"),
 )
+greenlets: Final = Family(
+    "pushq_greenlets", "Greenlets of this process that were started since it was ready and have not ended."
+)
 messages_held: Final = Family(
     "pushq_messages_held",
     "Messages that this worker has taken and not acknowledged; those that wait for a countdown are not among them.",

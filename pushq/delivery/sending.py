@@ -12,6 +12,7 @@ from typing import Final
 
 import redis
 
+from pushq.delivery import events
 from pushq.delivery.attempt import Attempt
 from pushq.delivery.composing import compose, values_of
 from pushq.delivery.counting import Counting
@@ -115,21 +116,8 @@ class Sending:
         users = lease.user_ids if whole else [lease.user_ids[i] for i in positions]
         devices = lease.device_ids if whole else [lease.device_ids[i] for i in positions]
         resolved = self._resolve(users, devices)
-        by_environment: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
-        for row, (position, token, environment) in enumerate(
-            zip(positions, resolved.tokens, resolved.environments, strict=True)
-        ):
-            if token is None or environment is None:
-                self._attempt.outcomes[position] = Outcome.SUPPRESSED
-                continue
-            group = by_environment.get(environment)
-            if group is None:
-                group = by_environment[environment] = [], [], []
-            group[0].append(position)
-            group[1].append(token)
-            group[2].append(row)
         try:
-            for environment, (where, tokens, rows) in by_environment.items():
+            for environment, (where, tokens, rows) in self._by_environment(positions, resolved).items():
                 self._message = replace(self._message, environment=environment)
                 pool = self._client.pool(environment)
                 if self._renderer is None:
@@ -141,6 +129,25 @@ class Sending:
         finally:
             self._await()
             self._spans.look(everything=True)
+
+    def _by_environment(
+        self, positions: Sequence[int], resolved: Resolved
+    ) -> dict[str, tuple[list[int], list[bytes], list[int]]]:
+        """Positions, tokens and rows in ``resolved`` of those who have a token; the others are suppressed."""
+        groups: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
+        for row, (position, token, environment) in enumerate(
+            zip(positions, resolved.tokens, resolved.environments, strict=True)
+        ):
+            if token is None or environment is None:
+                self._attempt.outcomes[position] = Outcome.SUPPRESSED
+                continue
+            group = groups.get(environment)
+            if group is None:
+                group = groups[environment] = [], [], []
+            group[0].append(position)
+            group[1].append(token)
+            group[2].append(row)
+        return groups
 
     def _resolve(self, users: list[int], devices: list[int]) -> Resolved:
         target, count = self._send.target, len(users)
@@ -306,7 +313,7 @@ class Sending:
         try:
             self._d.journal.write(self._lease, [(first, bytes(self._attempt.outcomes[first:last]))])
         except (redis.RedisError, Fenced) as exc:
-            log.warning("claim_failed", extra={"error": type(exc).__name__})
+            events.claim_failed(exc)
             for position in positions:
                 self._attempt.outcomes[position] = Outcome.PENDING
             self._attempt.not_sent = "not_claimed"

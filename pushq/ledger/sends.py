@@ -50,6 +50,8 @@ _END_BATCH = f"""
 """
 
 
+#: Why a send failed whose audience is empty.
+NOBODY = "audience: found no active device; expected at least one. See: pushq tokens stats, pushq segments count NAME"
 #: Why nobody knows of a recipient whose worker had vanished, when the send was stopped before another could look.
 SEND_STOPPED = "no_answer_send_stopped"
 
@@ -217,12 +219,7 @@ def _insert(
             "fingerprint": submission.fingerprint(),
             "notification": _json(document["notification"]),
             "audience": _json(document["audience"]),
-            "options": _json(
-                {"platforms": list(platforms)}
-                | ({"retry": submission.retry} if submission.retry else {})
-                | ({"trace": trace} if (trace := tracing.send_headers()) else {})
-                | ({"values": document["values"]} if submission.values else {})
-            ),
+            "options": _json(options_of(submission, platforms)),
             "rate": submission.rate,
             "state": "failed" if error else "scheduled",
             "error": error,
@@ -232,6 +229,17 @@ def _insert(
         },
     ).first()
     return row is not None
+
+
+def options_of(submission: Submission, platforms: tuple[str, ...]) -> dict[str, Any]:
+    """What the row of a send says besides message, audience and times."""
+    values = submission.as_json()["values"] if submission.values else None
+    return (
+        {"platforms": list(platforms)}
+        | ({"retry": submission.retry} if submission.retry else {})
+        | ({"trace": trace} if (trace := tracing.send_headers()) else {})
+        | ({"values": values} if values else {})
+    )
 
 
 def _json(value: object) -> str:
@@ -274,17 +282,26 @@ def start_planning(connection: Connection, settings: Settings, send_id: uuid.UUI
     return [PlanShard(send_id, shard, transactional=row.kind == "transactional") for shard in shards]
 
 
+#: Columns of ``sends s`` that :func:`from_row` reads.
+SEND_COLUMNS = (
+    "s.kind, s.app, s.guarantee, s.notification, s.called_at, s.expires_at, s.rate, s.options, s.version,"
+    " CASE WHEN s.audience ?| array['topic', 'condition', 'channel'] THEN s.audience END AS target"
+)
+
+
 def load(connection: Connection, send_id: uuid.UUID) -> Send:
     """Raises UnknownSend when there is none."""
     row = connection.execute(
-        text(
-            "SELECT kind, app, guarantee, notification, called_at, expires_at, rate, options, version,"
-            " CASE WHEN audience ?| array['topic', 'condition', 'channel'] THEN audience END AS target FROM sends WHERE id = :id"
-        ),
+        text(f"SELECT {SEND_COLUMNS} FROM sends s WHERE s.id = :id"),  # noqa: S608
         {"id": send_id},
     ).first()
     if row is None:
         raise _unknown(send_id)
+    return from_row(send_id, row)
+
+
+def from_row(send_id: uuid.UUID, row: Any) -> Send:
+    """A send from the columns of :data:`SEND_COLUMNS`."""
     return Send(
         send_id,
         row.kind,

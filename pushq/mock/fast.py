@@ -90,7 +90,8 @@ class FastEngine:
         # Streams that are open, whether arriving, waiting for their answer or never to be answered.
         self._active = 0
         self._arriving: dict[int, _Arriving] = {}
-        self._stalled: set[int] = set()
+        #: Streams that are never answered, and the token that was counted as accepted all the same.
+        self._stalled: dict[int, bytes | None] = {}
         self._unfinished_block: tuple[int, int, bytearray] | None = None
         self._answers = DueAnswers()
         self._grant_due: float | None = None
@@ -449,7 +450,7 @@ class FastEngine:
                 raise ProtocolViolation(ErrorCodes.FLOW_CONTROL_ERROR, text)
             self._answers.add(due, frames.answer_frames(stream, verdict.answer), verdict.rang)
         elif effect is None:
-            self._stalled.add(stream)
+            self._stalled[stream] = verdict.rang
         if isinstance(effect, Reset):
             reset = frames.frame(RST_STREAM, 0, stream, frames.WORD.pack(effect.code))
             self._answers.add(due, reset, verdict.rang)
@@ -474,7 +475,10 @@ class FastEngine:
             self._endpoint.tally.retract(token)
         for unprocessed in [number for number in self._arriving if number > last]:
             del self._arriving[unprocessed]
-        self._stalled = {number for number in self._stalled if number <= last}
+        for number in [number for number in self._stalled if number > last]:
+            rang = self._stalled.pop(number)
+            if rang is not None:
+                self._endpoint.tally.retract(rang, answered=False)
         self._active = len(self._arriving) + len(self._stalled) + len(self._answers)
         if effect.close == "now":
             self.ended = "close"
@@ -502,7 +506,7 @@ class FastEngine:
             or stream in self._stalled
             or self._answers.cancel(stream)
         )
-        self._stalled.discard(stream)
+        self._stalled.pop(stream, None)
         if known:
             self._active -= 1
 

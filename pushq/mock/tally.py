@@ -34,10 +34,11 @@ class Tally:
         self.accepted[token] = self.accepted.get(token, 0) + 1
         self.rung += 1
 
-    def retract(self, token: bytes) -> None:
-        """A request that was counted is declared unprocessed by a GOAWAY."""
+    def retract(self, token: bytes, *, answered: bool = True) -> None:
+        """A request that was counted is declared unprocessed by a GOAWAY. ``answered``: its answer 200 was counted as well."""
         self.rung -= 1
-        self.answers["200"] -= 1
+        if answered:
+            self.answers["200"] -= 1
         left = self.accepted[token] - 1
         if left:
             self.accepted[token] = left

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from pushq import metrics
-from pushq.app import BROADCAST, TRANSACTIONAL
 from pushq.errors import ServiceUnavailable
 from pushq.submission import Submission
-from pushq.tasks import entry
+from pushq.tasks import entry, many
 from pushq.web.claims import Claim, Claims
 from pushq.web.problems import Problem
 from pushq.web.threads import Busy, Threads
@@ -32,9 +31,6 @@ PUBLISHERS: Final = 2
 #: Calls that wait at most, and for how long: what then is not on its way is refused, and will not be sent.
 MOST_WAITING: Final = 5_000
 WAIT_S: Final = 5.0
-
-#: Where calls go, by their kind.
-QUEUES: Final = {"broadcast": BROADCAST, "transactional": TRANSACTIONAL}
 
 #: Publishes calls; None for each that the broker has, else why not.
 Publish = Callable[[Sequence[tuple[uuid.UUID, Submission]]], Sequence[Exception | None]]
@@ -77,8 +73,8 @@ class Enqueuer:
         publish: blocks; called from threads.
     """
 
-    def __init__(self, claims: Claims, publish: Publish | None = None, *, window_s: float = WINDOW_S) -> None:
-        self._claims, self._publish, self._window_s = claims, publish or publish_each, window_s
+    def __init__(self, claims: Claims, publish: Publish, *, window_s: float = WINDOW_S) -> None:
+        self._claims, self._publish, self._window_s = claims, publish, window_s
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._threads = Threads("publish", PUBLISHERS, wait_s=60.0)
@@ -177,27 +173,33 @@ def _settle(waiting: _Waiting, result: Accepted | Exception) -> None:
         waiting.result.set_result(result)
 
 
-def _straight(queue: str) -> dict[str, str]:
-    """Options of a message that goes to its queue without asking the broker who is bound to an exchange.
+def publish(calls: Sequence[tuple[uuid.UUID, Submission]]) -> list[Exception | None]:
+    """Publish calls: broadcasts one by one, transactional ones in one message for some.
 
-    Of a Redis that has lost its data nobody would be, and the message would be gone without a word.
+    After the first that the broker refuses, none of the others is tried.
     """
-    return {"queue": queue, "exchange": "", "routing_key": queue}
+    results: dict[uuid.UUID, Exception | None] = {}
+    some = [call for call in calls if call[1].kind == "transactional"]
+    lots = [[call] for call in calls if call[1].kind == "broadcast"]
+    lots += [some[start : start + many.MOST] for start in range(0, len(some), many.MOST)]
+    refused: ServiceUnavailable | None = None
+    for lot in lots:
+        failure: Exception | None = refused
+        if refused is None:
+            try:
+                _publish(lot)
+            except ServiceUnavailable as error:
+                failure = refused = error
+            except Exception as error:  # noqa: BLE001 - theirs; the others may do
+                failure = error
+        results.update({send_id: failure for send_id, _ in lot})
+    return [results[send_id] for send_id, _ in calls]
 
 
-def publish_each(calls: Sequence[tuple[uuid.UUID, Submission]]) -> list[Exception | None]:
-    """Publish calls one by one. After the first that the broker refuses, none of the others is tried."""
-    results: list[Exception | None] = []
-    for send_id, submission in calls:
-        task = entry.send_broadcast if submission.kind == "broadcast" else entry.send_notification
-        try:
-            task.apply_async(
-                (submission.as_json(),), task_id=str(send_id), **_straight(QUEUES[submission.kind])
-            )
-        except ServiceUnavailable as error:
-            return [*results, *[error] * (len(calls) - len(results))]
-        except Exception as error:  # noqa: BLE001 - one call's; the others may do
-            results.append(error)
-        else:
-            results.append(None)
-    return results
+def _publish(lot: Sequence[tuple[uuid.UUID, Submission]]) -> None:
+    (send_id, first), *others = lot
+    if first.kind == "transactional" and others:
+        many.send_together(lot)
+    else:
+        task = entry.send_broadcast if first.kind == "broadcast" else entry.send_notification
+        task.apply_async((first.as_json(),), task_id=str(send_id))

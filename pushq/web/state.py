@@ -19,7 +19,7 @@ from pushq.redis_client import open_redis
 from pushq.settings import AppSettings, Settings
 from pushq.tokens.cache import TokenCache
 from pushq.web.claims import Claims
-from pushq.web.enqueue import Enqueuer
+from pushq.web.enqueue import Enqueuer, publish
 from pushq.web.live import Live
 from pushq.web.readiness import health_of
 from pushq.web.standing import standing
@@ -96,7 +96,7 @@ def make(settings: Settings, database: Database) -> WebState:
         uploads=Threads("upload", UPLOAD_PLACES, wait_s=WAIT_S),
         apps=settings.apps,
         claims=claims,
-        enqueuer=Enqueuer(claims),
+        enqueuer=Enqueuer(claims, publish),
         live=Live(look),
     )
 

@@ -53,7 +53,9 @@ class Web:
         )
         return text
 
-    def client(self, *scopes: str, apps: Collection[str] | None = None, rate: int | None = 100_000) -> httpx.Client:
+    def client(
+        self, *scopes: str, apps: Collection[str] | None = None, rate: int | None = 100_000
+    ) -> httpx.Client:
         """A client with a new key; closed with the process."""
         made = httpx.Client(
             base_url=self.address,

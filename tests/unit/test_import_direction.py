@@ -49,7 +49,11 @@ def test_every_module_of_the_project_is_in_a_layer() -> None:
         ("delivery/run.py", "from pushq.cli import main\n", "cli is not below delivery"),
         ("mock/apns.py", "from pushq.ledger import sends\n", "mock stands apart"),
         ("embedded/redis.py", "from pushq.settings import load\n", "embedded stands apart"),
-        ("delivery/run.py", "import sqlalchemy\n", "only access, audience, database, ledger, migrations, tokens may"),
+        (
+            "delivery/run.py",
+            "import sqlalchemy\n",
+            "only access, audience, database, ledger, migrations, tokens may",
+        ),
         (
             "delivery/run.py",
             "from sqlalchemy.orm import x\n",
