@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -196,7 +198,7 @@ def test_somebody_at_the_console_for_another_app_sees_nothing(shop: Shop) -> Non
 
 
 def test_a_stream_ends_with_the_key_or_the_session_that_opened_it(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for silence in ("pushq.web.api.sends.KEEP_ALIVE_S", "pushq.web.console.live.SILENT_S"):
         monkeypatch.setattr(silence, 0.5)
@@ -217,6 +219,13 @@ def test_a_stream_ends_with_the_key_or_the_session_that_opened_it(
         for stream in streams:
             for _ in stream:  # the client's time-out is the deadline
                 pass
+    with door.client(door.key("sends:read")) as leaving:
+        for path in (f"/v1/sends/{shop.send_id}/events", "/v1/sends"):
+            with leaving.stream("GET", path) as answer:
+                next(answer.iter_text())  # and goes away
+    gc.collect()
+    wrong = [(r.name, r.getMessage()) for r in caplog.records if r.levelno >= logging.ERROR]
+    assert wrong == [], "what makes a stream is closed with it"
 
 
 def test_who_sent_held_and_ended_what_is_on_record_once(
