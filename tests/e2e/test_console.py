@@ -283,6 +283,8 @@ def test_somebody_sees_and_does_only_what_is_granted(place: Place) -> None:
         assert shown.open("/console/compose").status == 403
         assert shown.open(f"/console/sends/{uuid.uuid4()}").status == 404
         assert shown.open("/console/dead-letters?span=aeon").status == 422
+        assert shown.open("/console/nowhere").status == 404
+        expect(shown.page.get_by_role("heading", name="There is nothing here")).to_be_visible()
         shown.open("/console/")
         shown.page.get_by_role("button", name="Sign out").click()
         expect(shown.page.get_by_role("heading", name="Sign in")).to_be_visible()

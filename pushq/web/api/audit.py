@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime
 from starlette.responses import Response
 
 from pushq.access import audit as log
 from pushq.access.principal import Principal
 from pushq.web.answers import Json
 from pushq.web.api.documents import gives
-from pushq.web.api.parameters import DEFAULT_LIMIT, Cursor, Limit, known_query
+from pushq.web.api.parameters import DEFAULT_LIMIT, Cursor, Limit, Moment, known_query
 from pushq.web.api.schemas import APP_PATTERN
 from pushq.web.pagination import after_row, next_cursor
 from pushq.web.security import require
@@ -53,7 +52,7 @@ async def list_audit(
             description="Id of a send or key, name of a user or segment",
         ),
     ] = None,
-    since: Annotated[AwareDatetime | None, Query(description="With its time zone")] = None,
+    since: Annotated[Moment | None, Query(description="With its time zone")] = None,
 ) -> Response:
     """Whoever may touch some apps only sees what was done to these."""
     if app is not None:

@@ -129,9 +129,10 @@ async def _list(request: Request, web: WebState, who: Principal, cursor: str | N
         stats = await rooms.glances.look(
             ("today", apps), lambda: web.short.run(board.today, web.database, apps), every_s=STATS_EVERY_S
         )
-        under_way = [row for row in rows if row["state"] not in FINAL_STATES]
-        waiting = sum(sums[row["id"]]["pending"] for row in under_way)
-        stats = {**stats, "open": len(under_way), "pending": waiting} if rows else None
+        scheduled = sum(row["state"] == "scheduled" for row in rows)
+        waiting = sum(sums[row["id"]]["pending"] for row in rows if row["state"] not in FINAL_STATES)
+        under_way = sum(row["state"] not in FINAL_STATES for row in rows) - scheduled
+        stats = {**stats, "open": under_way, "scheduled": scheduled, "pending": waiting} if rows else None
     return {
         "rows": [_row(row, sums[row["id"]]) for row in rows],
         "stats": stats,
