@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 import redis
 
@@ -115,19 +115,7 @@ class Sending:
         users = lease.user_ids if whole else [lease.user_ids[i] for i in positions]
         devices = lease.device_ids if whole else [lease.device_ids[i] for i in positions]
         resolved = self._resolve(users, devices)
-        by_environment: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
-        for row, (position, token, environment) in enumerate(
-            zip(positions, resolved.tokens, resolved.environments, strict=True)
-        ):
-            if token is None or environment is None:
-                self._attempt.outcomes[position] = Outcome.SUPPRESSED
-                continue
-            group = by_environment.get(environment)
-            if group is None:
-                group = by_environment[environment] = [], [], []
-            group[0].append(position)
-            group[1].append(token)
-            group[2].append(row)
+        by_environment = self._by_environment(positions, resolved)
         try:
             for environment, (where, tokens, rows) in by_environment.items():
                 self._message = replace(self._message, environment=environment)
@@ -141,6 +129,31 @@ class Sending:
         finally:
             self._await()
             self._spans.look(everything=True)
+
+    def _by_environment(
+        self, positions: list[int], resolved: Resolved
+    ) -> dict[str, tuple[list[int], list[bytes], list[int]]]:
+        """Positions, tokens and places in ``resolved`` of those who still have a token; the others are suppressed."""
+        found: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
+        if not resolved.misses and len(environments := set(resolved.environments)) == 1:
+            # The cache had all of them: mostly so.
+            (environment,) = environments
+            if environment is not None:
+                tokens = cast("list[bytes]", resolved.tokens)
+                return {environment: (positions, tokens, list(range(len(positions))))}
+        for row, (position, token, environment) in enumerate(
+            zip(positions, resolved.tokens, resolved.environments, strict=True)
+        ):
+            if token is None or environment is None:
+                self._attempt.outcomes[position] = Outcome.SUPPRESSED
+                continue
+            group = found.get(environment)
+            if group is None:
+                group = found[environment] = [], [], []
+            group[0].append(position)
+            group[1].append(token)
+            group[2].append(row)
+        return found
 
     def _resolve(self, users: list[int], devices: list[int]) -> Resolved:
         target, count = self._send.target, len(users)
