@@ -154,7 +154,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
 def to_queue(name: str) -> dict[str, str]:
     """Options of a publication that goes to one queue at once.
 
-    By way of the topic exchange, which only delayed messages need, kombu would ask Redis each time which queues are bound to it.
+    By way of the topic exchange, which only delayed messages need, kombu would ask Redis each time which queues are bound to it; of one that
+    has lost its data nobody would be, and the message would be gone without a word.
     """
     return {"queue": name, "exchange": "", "routing_key": name}
 

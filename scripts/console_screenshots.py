@@ -79,7 +79,7 @@ def _broadcast(page: Page, address: str, folder: Path) -> str:
     expect(page.locator(".count-line strong")).to_be_visible()
     _take(page, folder, "console-compose")
     page.get_by_text("Speed and delivery").click()
-    page.get_by_label("Requests a second at most").fill("600")
+    page.get_by_label("Requests a second at most").fill("1500")
     page.get_by_role("button", name="Review").click()
     page.get_by_role("button", name="Let the providers check it").click()
     expect(page.locator(".findings")).to_be_visible()

@@ -13,6 +13,7 @@ from pushq.cli.output import emit_json, json_option, table_console
 from pushq.cli.sends import database
 from pushq.ledger.dead_letters import SPANS, Filter, history, newest
 from pushq.platforms import PLATFORMS
+from pushq.providers.meanings import meaning
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -70,6 +71,7 @@ def dead_letters(
     table.add_column("reason")
     for name in ("recipients", "tokens deactivated"):
         table.add_column(name, justify="right")
+    table.add_column("meaning")
     table.add_column("platforms")
     table.add_column(f"last {span}", no_wrap=True)
     most = max(max(each.series) for each in found.reasons)
@@ -78,7 +80,14 @@ def dead_letters(
             _BLOCKS[-(-count * (len(_BLOCKS) - 1) // most) if count else 0] for count in each.series
         )
         platforms = ", ".join(f"{name} {count:,}" for name, count in sorted(each.platforms.items()))
-        table.add_row(each.reason, f"{each.recipients:,}", f"{each.deactivated:,}", platforms, line)
+        table.add_row(
+            each.reason,
+            f"{each.recipients:,}",
+            f"{each.deactivated:,}",
+            meaning(each.reason),
+            platforms,
+            line,
+        )
     out.print(table)
     for letter in letters:
         out.print(

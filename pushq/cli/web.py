@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -151,7 +152,9 @@ def _serve(app: FastAPI, listening: socket.socket, settings: Settings) -> None:
             made = getattr(app.state, "web", None)
             if made is not None:
                 made.closing.set()  # streams end by themselves, and nobody waits for them
-            super().handle_exit(sig, frame)
+            # Not uvicorn's own, which would raise the signal again once all is closed: this end is in order.
+            self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
+            self.should_exit = True
 
     config = uvicorn.Config(
         app,

@@ -67,7 +67,7 @@ class PromptSending(Sending):
 
     def prepare(self, resolved: Resolved) -> int:
         """Take the tokens; returns how many requests it will take. Who has none, or can get no message, is done with."""
-        positions = range(len(self.lease.user_ids))
+        positions = list(range(len(self.lease.user_ids)))
         for environment, (where, tokens, rows) in self._by_environment(positions, resolved).items():
             if self._renderer is None:
                 self._ready.append(_Ready(environment, where, tokens, None))

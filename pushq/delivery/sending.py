@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 import redis
 
@@ -131,23 +131,29 @@ class Sending:
             self._spans.look(everything=True)
 
     def _by_environment(
-        self, positions: Sequence[int], resolved: Resolved
+        self, positions: list[int], resolved: Resolved
     ) -> dict[str, tuple[list[int], list[bytes], list[int]]]:
-        """Positions, tokens and rows in ``resolved`` of those who have a token; the others are suppressed."""
-        groups: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
+        """Positions, tokens and places in ``resolved`` of those who still have a token; the others are suppressed."""
+        found: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
+        if not resolved.misses and len(environments := set(resolved.environments)) == 1:
+            # The cache had all of them: mostly so.
+            (environment,) = environments
+            if environment is not None:
+                tokens = cast("list[bytes]", resolved.tokens)
+                return {environment: (positions, tokens, list(range(len(positions))))}
         for row, (position, token, environment) in enumerate(
             zip(positions, resolved.tokens, resolved.environments, strict=True)
         ):
             if token is None or environment is None:
                 self._attempt.outcomes[position] = Outcome.SUPPRESSED
                 continue
-            group = groups.get(environment)
+            group = found.get(environment)
             if group is None:
-                group = groups[environment] = [], [], []
+                group = found[environment] = [], [], []
             group[0].append(position)
             group[1].append(token)
             group[2].append(row)
-        return groups
+        return found
 
     def _resolve(self, users: list[int], devices: list[int]) -> Resolved:
         target, count = self._send.target, len(users)

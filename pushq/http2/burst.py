@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 from typing import Protocol
 
 from pushq.errors import InvalidRequest
@@ -55,6 +56,7 @@ class Burst:
 
     Attributes:
         codes: a :class:`Code` per request.
+        columns: ``values`` by header.
         answers: by index, where the code is ANSWERED.
         reasons: by index, where it is NOT_SENT, REFUSED or UNKNOWN; a :class:`Reason` or what ``cancel`` was given.
         first_written_at: the pool's clock when the first request was handed to a connection; None before.
@@ -67,6 +69,7 @@ class Burst:
         "answers",
         "bodies",
         "codes",
+        "columns",
         "count",
         "cursor",
         "first_written_at",
@@ -97,14 +100,15 @@ class Burst:
         _check_lengths(template, count, targets, bodies, values)
         if targets is not None:
             _check_octets("targets", targets, PATH_BYTES, "visible ASCII")
-        for position, name in enumerate(template.varying):
-            column = [row[position] for row in values or ()]
+        columns = _columns(values)
+        for name, column in zip(template.varying, columns, strict=False):
             _check_octets(f"values[{name.decode()}]", column, VALUE_BYTES, "no control characters")
         self.template = template
         self.count = count
         self.targets = targets
         self.bodies = bodies
         self.values = values
+        self.columns = columns
         self.codes = bytearray(count)
         self.answers: dict[int, Answer] = {}
         self.reasons: dict[int, str] = {}
@@ -193,6 +197,13 @@ def _check_lengths(
             raise InvalidRequest("values", "none", f"{wanted} per request, as the template's varying headers")
     elif len(values) != count or set(map(len, values)) - {wanted}:
         raise InvalidRequest("values", f"{len(values)} rows", f"{count} rows of {wanted}")
+
+
+def _columns(values: Sequence[tuple[bytes, ...]] | None) -> Sequence[Sequence[bytes]]:
+    """The values of each varying header; rows of the same length."""
+    if not values:
+        return ()
+    return (list(chain.from_iterable(values)),) if len(values[0]) == 1 else tuple(zip(*values, strict=True))
 
 
 def _check_octets(field: str, items: Sequence[bytes], allowed: bytes, expected: str) -> None:

@@ -68,10 +68,9 @@ def largest_block(encoded: Encoded, burst: Burst, start: int, stop: int) -> int:
     if encoded.path is not None and burst.targets is not None:
         longest = max(map(len, burst.targets[start:stop]))
         size += len(encoded.path[longest]) + longest
-    if burst.values is not None:
-        for position, heads in enumerate(encoded.varying):
-            longest = max(len(row[position]) for row in burst.values[start:stop])
-            size += len(heads[longest]) + longest
+    for heads, column in zip(encoded.varying, burst.columns, strict=False):
+        longest = max(map(len, column[start:stop]))
+        size += len(heads[longest]) + longest
     return size
 
 
@@ -85,9 +84,8 @@ def requests(encoded: Encoded, burst: Burst, start: int, stop: int, first_id: in
     if encoded.path is not None and burst.targets is not None:
         block_size = _add_literals(columns, encoded.path, burst.targets[start:stop], block_size)
     columns.append(encoded.suffix)
-    if burst.values is not None and encoded.varying:
-        for heads, column in zip(encoded.varying, zip(*burst.values[start:stop], strict=True), strict=True):
-            block_size = _add_literals(columns, heads, column, block_size)
+    for heads, column in zip(encoded.varying, burst.columns, strict=False):
+        block_size = _add_literals(columns, heads, column[start:stop], block_size)
     if isinstance(burst.bodies, bytes):
         columns += (_DATA_HEAD[len(burst.bodies)], ids, burst.bodies)
     else:

@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from pushq.app import app
+from pushq.app import BROADCAST, TRANSACTIONAL, app
 from pushq.errors import InvalidRequest, ServiceUnavailable
 
 log = logging.getLogger("pushq.calls")
@@ -86,6 +86,9 @@ def forget(*send_ids: str) -> None:
 def publish_again(now: float) -> int:
     """Publish what nobody has accepted in time. Returns how many.
 
+    As long as calls wait in a queue, an old one may be among them: what its workers cannot keep up with must not become twice as much. But
+    a queue that is never empty does not keep one from being published that is ten minutes late.
+
     Args:
         now: UNIX seconds.
     """
@@ -94,12 +97,18 @@ def publish_again(now: float) -> int:
         with _redis() as redis:
             if redis is None:
                 return 0
-            due = cast(list[bytes], redis.zrangebyscore(_DUE, "-inf", now, start=0, num=LIMIT))
-            calls = cast(list[bytes | None], redis.hmget(_CALLS, due) if due else [])
-            for key, call in zip(due, calls, strict=True):
+            due = cast(
+                list[tuple[bytes, float]],
+                redis.zrangebyscore(_DUE, "-inf", now, start=0, num=LIMIT, withscores=True),
+            )
+            calls = cast(list[bytes | None], redis.hmget(_CALLS, [key for key, _ in due]) if due else [])
+            backlog = bool(due) and any(redis.llen(queue) for queue in (BROADCAST, TRANSACTIONAL))
+            for (key, since), call in zip(due, calls, strict=True):
                 send_id = key.decode()
                 if call is None:
                     _drop(redis, send_id)
+                    continue
+                if backlog and now - since < AGAIN_MOST_S:
                     continue
                 match _publish(send_id, call):
                     case Fate.PUBLISHED:

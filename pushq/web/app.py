@@ -12,7 +12,7 @@ from pushq.database import Database
 from pushq.settings import Settings
 from pushq.web import problems, security, state
 from pushq.web.answers import Json
-from pushq.web.api import calls, devices, health, segments, sends
+from pushq.web.api import audit, calls, devices, health, segments, sends
 from pushq.web.api.documents import describe
 from pushq.web.configuration import following
 from pushq.web.console import routes as console
@@ -64,7 +64,7 @@ def create_app(settings: Settings, *, database: Database | None = None) -> FastA
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    for resource in (calls, sends, devices, segments, health):
+    for resource in (calls, sends, devices, segments, audit, health):
         app.include_router(resource.router)
     describe(app)
     console.install(app)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pushq import metrics
 from pushq.errors import ServiceUnavailable
 from pushq.submission import Submission
 from pushq.tasks import entry, many
@@ -129,6 +130,7 @@ class Enqueuer:
         lot = [waiting for waiting in lot if not waiting.result.done()]
         if not lot:
             return
+        metrics.web_calls_together.observe((), len(lot))
         try:
             results = await self._threads.run(self._take, [(each.send_id, each.submission) for each in lot])
         except asyncio.CancelledError:
@@ -136,7 +138,7 @@ class Enqueuer:
                 waiting.result.cancel()
             raise
         except Exception as error:  # whoever waits must be told, and the next lot must go on
-            log.exception("publish_failed")
+            log.exception("calls_not_taken")
             results = [error] * len(lot)
         for waiting, result in zip(lot, results, strict=True):
             _settle(waiting, result)

@@ -10,6 +10,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pushq import metrics
 from pushq.settings import Settings
 from pushq.web.problems import RETRY_AFTER_S, Problem, problem
 
@@ -65,11 +66,18 @@ class Limits:
         refusal = self._refusal(scope)
         if refusal is not None:
             refusal.headers["Connection"] = "close"
+            metrics.web_requests.labels("none", refusal.status_code).inc()
             await body.drain()
             await refusal(scope, body.receive, send)
             return
 
+        began = self._clock()
+
         async def checked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                operation = _operation(scope)
+                metrics.web_requests.labels(operation, message["status"]).inc()
+                metrics.web_request_latency.observe((operation,), self._clock() - began)
             if message["type"] == "http.response.start" and not body.ended:
                 # What is left of it would be taken for the next request by whoever counts differently.
                 await body.drain()
@@ -116,6 +124,14 @@ class Limits:
         if self._hosts and _host(headers) not in self._hosts:
             return problem(421, "misdirected", "The header Host names a host that is not served here")
         return None
+
+
+def _operation(scope: Scope) -> str:
+    """What a request was for, from a closed set: the router has put the route there."""
+    route = scope.get("route")
+    if route is None:
+        return "none"
+    return getattr(route, "operation_id", None) or "console"
 
 
 def _framing(found: str, expected: str) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from datetime import timedelta
 from typing import Annotated, Final
@@ -133,7 +134,7 @@ def _form(
     request: Request, way_on: str, error: str | None = None, name: str = "", status: int = 200
 ) -> Response:
     if not cookies.may_sign_in(request):
-        error = "A password may not travel unencrypted: open this page with https://, or on the machine itself as http://localhost"
+        error = "A password may not travel unencrypted: open this page with https://, or on the machine itself as http://localhost. Behind a proxy that speaks TLS, PUSHQ_WEB_TRUSTED_PROXIES has to name it."
     token = cookies.login_token(request)
     answer = bare(
         request,
@@ -171,14 +172,19 @@ async def _from_our_form(request: Request, fields: dict[str, str]) -> None:
 
 
 def _pair(request: Request, name: str) -> str:
-    return f"login:{remote_of(request)}:{name.casefold()}"
+    return f"login:{remote_of(request)}:{_hidden(name)}"
+
+
+def _hidden(name: str) -> str:
+    """A name as Redis may know it: people type passwords into its field."""
+    return hashlib.sha256(name.casefold().encode("utf-8", "replace")).hexdigest()[:16]
 
 
 async def _throttle(security: Security, request: Request, name: str) -> float:
     """Seconds to wait before another try; 0.0 when this one may be made."""
     limits = [(f"login:{remote_of(request)}", ADDRESS)]
     if name:
-        limits += [(_pair(request, name), PAIR), (f"login::{name.casefold()}", NAME)]
+        limits += [(_pair(request, name), PAIR), (f"login::{_hidden(name)}", NAME)]
     for key, rate in limits:
         wait = await security.limiter.take(key, rate)
         if wait:

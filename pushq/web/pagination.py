@@ -65,6 +65,20 @@ def after_segment(cursor: str | None) -> str:
     return "" if cursor is None else _decode(cursor, 1)[0]
 
 
+def after_row(cursor: str | None) -> int | None:
+    """The id of the last row of the page before.
+
+    Raises:
+        InvalidRequest: the cursor is none of ours.
+    """
+    if cursor is None:
+        return None
+    text = _decode(cursor, 1)[0]
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise InvalidRequest("cursor", repr(cursor[:40]), _EXPECTED)
+    return int(text)
+
+
 def next_cursor(rows: Sequence[object], limit: int, *last: object) -> str | None:
     """The cursor of the page after ``rows``; None when they are the last, as far as their number tells."""
     return encode(*last) if len(rows) == limit else None

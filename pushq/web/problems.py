@@ -190,7 +190,8 @@ def _invalid(errors: Sequence[Any]) -> Response:
     field = str(first["loc"][-1]) if first.get("loc") else "request"
     found = first.get("input")
     shown = "nothing" if first["type"] == "missing" else repr(found)[:60]
-    expected = first["msg"][:1].lower() + first["msg"][1:200]
+    told = first["msg"].removeprefix("Value error, ")
+    expected = told[:1].lower() + told[1:200]
     return problem(
         422,
         "invalid-request",

@@ -81,7 +81,12 @@ def _axe() -> str:
 
 @contextmanager
 def console(
-    opened: Browser, address: str, *, size: tuple[int, int] = WIDE, scheme: Scheme = "light"
+    opened: Browser,
+    address: str,
+    *,
+    size: tuple[int, int] = WIDE,
+    scheme: Scheme = "light",
+    scripts: bool = True,
 ) -> Iterator[Console]:
     """A window of its own, without cookies."""
     context = opened.new_context(
@@ -90,6 +95,7 @@ def console(
         locale="en-GB",
         timezone_id="Europe/Berlin",
         reduced_motion="reduce",
+        java_script_enabled=scripts,
     )
     try:
         context.set_default_timeout(PATIENCE_MS)

@@ -225,6 +225,27 @@ def test_a_message_is_sent_with_the_keyboard_alone(place: Place) -> None:
         expect(page.locator(".lead .badge")).to_have_text("Done")
 
 
+def test_without_scripts_a_message_can_be_sent_and_held(place: Place) -> None:
+    place.user("lynx")
+    with console(place.browser, place.web.address, size=PHONE, scripts=False) as shown:
+        page = shown.page
+        shown.sign_in("lynx", PASSWORD)
+        page.get_by_role("link", name="New message").click()
+        page.get_by_label("Title").fill("Plain")
+        page.get_by_role("radio", name="Later").check()
+        page.get_by_label("Not before").fill("2037-01-31T18:00")
+        page.get_by_role("button", name="Review").click()
+        expect(page.locator(".note-title strong").first).to_have_text("Plain")
+        expect(page.get_by_text("2037-01-31 18:00 UTC")).to_be_visible()
+        page.get_by_role("button", name="Schedule for").click()
+        page.wait_for_url(re.compile("/console/sends/"))
+        send_id = uuid.UUID(page.url.rpartition("/")[2].partition("?")[0])
+        place.world.until(send_id, lambda state: state.state == "scheduled")
+        page.reload()
+        page.get_by_role("button", name="Cancel the send").click()
+        expect(page.locator(".lead .badge")).to_have_text("Cancelled")
+
+
 def go_to(page: Page, target: Locator) -> None:
     """Press Tab until it has the focus."""
     for _ in range(60):
@@ -262,6 +283,8 @@ def test_somebody_sees_and_does_only_what_is_granted(place: Place) -> None:
         assert shown.open("/console/compose").status == 403
         assert shown.open(f"/console/sends/{uuid.uuid4()}").status == 404
         assert shown.open("/console/dead-letters?span=aeon").status == 422
+        assert shown.open("/console/nowhere").status == 404
+        expect(shown.page.get_by_role("heading", name="There is nothing here")).to_be_visible()
         shown.open("/console/")
         shown.page.get_by_role("button", name="Sign out").click()
         expect(shown.page.get_by_role("heading", name="Sign in")).to_be_visible()

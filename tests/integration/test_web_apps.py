@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,7 +109,7 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
 }
 _TYPES: Final = {"/v1/devices/import": "application/x-ndjson"}
 #: Asked for everything, these answer with what is there for the one who asks.
-OWN_ONLY: Final = {"/v1/sends", "/v1/users/{user_id}/devices", "/v1/devices/import", "/metrics"}
+OWN_ONLY: Final = {"/v1/audit", "/v1/sends", "/v1/users/{user_id}/devices", "/v1/devices/import", "/metrics"}
 
 
 def routes(door: Door, prefix: str) -> list[tuple[str, str]]:
@@ -134,6 +136,7 @@ def test_a_key_of_another_app_reaches_nothing(shop: Shop) -> None:
             assert answer.status_code in wanted, (method, path, answer.status_code, answer.text)
             assert MARK not in answer.text, (method, path)
         assert client.get("/v1/sends", params={"app": APP}).status_code == 403
+        assert client.get("/v1/audit", params={"app": APP}).status_code == 403
         assert client.get("/v1/sends").json()["sends"] == []
         assert client.get(f"/v1/users/{USER}/devices").json()["devices"] == []
     assert shop.everything() == before
@@ -195,7 +198,7 @@ def test_somebody_at_the_console_for_another_app_sees_nothing(shop: Shop) -> Non
 
 
 def test_a_stream_ends_with_the_key_or_the_session_that_opened_it(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for silence in ("pushq.web.api.sends.KEEP_ALIVE_S", "pushq.web.console.live.SILENT_S"):
         monkeypatch.setattr(silence, 0.5)
@@ -216,6 +219,13 @@ def test_a_stream_ends_with_the_key_or_the_session_that_opened_it(
         for stream in streams:
             for _ in stream:  # the client's time-out is the deadline
                 pass
+    with door.client(door.key("sends:read")) as leaving:
+        for path in (f"/v1/sends/{shop.send_id}/events", "/v1/sends"):
+            with leaving.stream("GET", path) as answer:
+                next(answer.iter_text())  # and goes away
+    gc.collect()
+    wrong = [(r.name, r.getMessage()) for r in caplog.records if r.levelno >= logging.ERROR]
+    assert wrong == [], "what makes a stream is closed with it"
 
 
 def test_who_sent_held_and_ended_what_is_on_record_once(
@@ -241,6 +251,15 @@ def test_who_sent_held_and_ended_what_is_on_record_once(
             for order in ("resume", "cancel"):
                 answer = client.post(f"/console/sends/{shop.send_id}/{order}", data={"x": "y"})
                 assert answer.status_code == 303
+        with visitors.client(visitors.key("audit:read", apps=[APP])) as client:
+            asked = {"limit": "2", "object": str(shop.send_id)}
+            pages = [client.get("/v1/audit", params=asked).json()]
+            asked["cursor"] = pages[0]["next_cursor"]
+            pages.append(client.get("/v1/audit", params=asked).json())
+            assert [row["action"] for row in pages[0]["audit"]] == ["send.cancel", "send.resume"]
+            assert [row["action"] for row in pages[1]["audit"]] == ["send.rate", "send.pause"]
+            for wrong in ("x", "WyIxIl0x", pages[0]["next_cursor"][:-2]):
+                assert client.get("/v1/audit", params={"cursor": wrong}).status_code == 422
     # The process has ended in good order: what it had gathered is written.
     called = audit.read(shop.world.database, action="send.create")
     said = [(row.actor_kind, row.actor, row.app, row.remote) for row in called]

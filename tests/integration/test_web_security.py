@@ -599,11 +599,14 @@ class TestNothingLeaks:
                 until(lambda: bool(refused(door)), "the refusal is not on record")
                 client.post("/logout", headers={"X-CSRF-Token": "x"})
                 client.post("/logout")
+        in_redis = " ".join(name.decode() for name in door.redis.scan_iter("*"))
+        assert "login:" in in_redis
         with door.database.begin() as connection:
             rows = connection.execute(text("SELECT to_jsonb(a)::text FROM audit_log a")).scalars().all()
         written = "\n".join(
             [
                 *rows,
+                in_redis,
                 *(
                     f"{record.getMessage()} {record.__dict__}"
                     for record in caplog.records

@@ -102,7 +102,18 @@ def test_payload_limit_is_exact(check: Any) -> None:
 
 def test_apns_ids_are_canonical_and_differ_by_device() -> None:
     send = uuid.uuid4()
-    ids = [apns.apns_id(send, device) for device in range(1000)]
-    assert len(set(ids)) == 1000
+    devices = [*range(1000), 2**48 - 1]
+    ids = apns.apns_ids(send, devices)
+    assert len(set(ids)) == 1001
     assert all(str(uuid.UUID(i.decode())) == i.decode() for i in ids)
-    assert ids == [apns.apns_id(send, device) for device in range(1000)]
+    assert ids == [apns.apns_id(send, device) for device in devices]
+    assert ids[0] == str(send).encode()
+
+
+def test_apns_ids_of_devices_above_48_bits_are_as_good() -> None:
+    send = uuid.uuid4()
+    devices = [7, 2**48, 2**48 + 7, 2**62 + 1]
+    ids = apns.apns_ids(send, devices)
+    assert [uuid.UUID(i.decode()).int ^ send.int for i in ids] == devices
+    assert all(str(uuid.UUID(i.decode())) == i.decode() for i in ids)
+    assert apns.apns_ids(send, []) == []

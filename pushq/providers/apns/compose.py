@@ -63,11 +63,10 @@ def burst(
     Args:
         contents: one for each, or everybody's.
     """
-    send_id = message.send_id
     return Burst(
         common,
         len(tokens),
         targets=tokens if message.target is None else None,
         bodies=contents,
-        values=[(request.apns_id(send_id, device),) for device in device_ids],
+        values=list(zip(request.apns_ids(message.send_id, device_ids), strict=True)),
     )

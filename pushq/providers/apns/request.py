@@ -6,7 +6,10 @@ requests to APNs".
 
 from __future__ import annotations
 
+import sys
 import uuid
+from array import array
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -325,9 +328,26 @@ def expiration(notification: Notification, starts_at: datetime, *, channel: bool
 
 def apns_id(send_id: uuid.UUID, device_id: int) -> bytes:
     """The ``apns-id`` of one recipient: the same for every attempt, so that repetitions can be joined up."""
-    low = (send_id.int ^ (device_id * 0x9E3779B97F4A7C15)) & 0xFFFFFFFFFFFFFFFF
-    text = f"{(send_id.int >> 64):016x}{low:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}".encode()
+    return apns_ids(send_id, [device_id])[0]
+
+
+def apns_ids(send_id: uuid.UUID, device_ids: Sequence[int]) -> list[bytes]:
+    """The ``apns-id`` of each recipient: the send's id, the device's in its last 8 octets by XOR; the send's own for 0.
+
+    All in one go: putting them together one by one was a tenth of what a worker did for a recipient.
+    """
+    if not device_ids:
+        return []
+    octets = array("q", device_ids)
+    if sys.byteorder == "little":
+        octets.byteswap()
+    mixed = int.from_bytes(octets.tobytes()) ^ int.from_bytes(send_id.bytes[8:] * len(octets))
+    rows = "\n" + mixed.to_bytes(8 * len(octets)).hex("\n", 8)
+    start, head = str(send_id)[:18], send_id.hex[16:20]
+    # A dash belongs behind the first four of 16 digits. They are the send's for all devices below 2**48.
+    if rows.count("\n" + head) == len(octets):
+        return rows.replace("\n" + head, f"\n{start}-{head}-").encode().split(b"\n")[1:]
+    return [f"{start}-{row[:4]}-{row[4:]}".encode() for row in rows.split("\n")[1:]]
 
 
 def rules_of(notification: Notification) -> PushType:

@@ -139,6 +139,7 @@ TAGS: Final = [
     {"name": "sends", "description": "What became of calls, and the brake."},
     {"name": "devices", "description": "Who has which device."},
     {"name": "segments", "description": "Named parts of an app's users."},
+    {"name": "audit", "description": "Who did what."},
     {"name": "health", "description": "For probes and for Prometheus."},
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import REGISTRY
@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from pushq.observe.health import Report
 from pushq.web.answers import Json
-from pushq.web.api.documents import gives_stream, refused
+from pushq.web.api.documents import Responses, gives_stream, refused
 from pushq.web.api.parameters import known_query
 from pushq.web.api.schemas import ref
 from pushq.web.security import Principal, require
@@ -26,7 +26,7 @@ def _said(report: Report) -> Json:
     return Json({"ok": report.ok, "checks": checks}, 200 if report.ok else 503)
 
 
-_HEALTH = {
+_HEALTH: Final[Responses] = {
     200: {"description": "It is well", "content": {"application/json": {"schema": ref("Health")}}},
     503: {"description": "It is not", "content": {"application/json": {"schema": ref("Health")}}},
 }

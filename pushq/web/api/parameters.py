@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import Path, Query, Request
 from fastapi.routing import APIRoute
+from pydantic import AwareDatetime, BeforeValidator
 
 from pushq.access.principal import Principal
 from pushq.audience.request import MAX_USER_ID
@@ -27,6 +29,18 @@ DeviceId = Annotated[int, Path(ge=1, le=MAX_USER_ID)]
 Limit = Annotated[int, Query(ge=1, le=MOST, description="Rows of a page")]
 Cursor = Annotated[str | None, Query(max_length=500, description="next_cursor of the page before, as it was")]
 DEFAULT_LIMIT = DEFAULT
+
+
+def _written_out(value: object) -> object:
+    # Else 0.5 would be half a second after 1970.
+    if isinstance(value, str) and not _DATE(value):
+        raise ValueError("a time such as 2030-01-31T18:00:00+01:00")
+    return value
+
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]").match
+#: A time with its zone.
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 _known_names: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
 

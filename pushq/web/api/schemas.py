@@ -600,11 +600,41 @@ PROBLEM: Final[Schema] = {
     },
 }
 
+AUDIT_ROW: Final = thing(
+    {
+        "id": _WHOLE,
+        "at": _TIME,
+        "actor_kind": {"type": "string", "enum": ["key", "user", "local"]},
+        "actor": _said("Name of the key or user, or user@machine of a command", type="string"),
+        "actor_id": _said("The key's id, or the name again", type="string"),
+        "action": {"type": "string"},
+        "app": {"type": ["string", "null"]},
+        "object_id": _said("What it was done to", type=["string", "null"]),
+        "remote": _said("Network address", type=["string", "null"]),
+        "detail": _said("Numbers, names and states", type="object", additionalProperties=True),
+    },
+    ("id", "at", "actor_kind", "actor", "actor_id", "action", "app", "object_id", "remote", "detail"),
+    example={
+        "id": 17,
+        "at": "2030-01-31T18:00:00+00:00",
+        "actor_kind": "key",
+        "actor": "shop-backend",
+        "actor_id": "3f1c9a0b7d5e2468",
+        "action": "send.pause",
+        "app": "shop",
+        "object_id": SEND_ID,
+        "remote": "192.0.2.7",
+        "detail": {},
+    },
+)
+
 _CHECKS: Final[Schema] = {"type": "object", "additionalProperties": {"type": "boolean"}}
 
 SCHEMAS: Final[dict[str, Schema]] = {
     "Accepted": ACCEPTED,
     "Audience": AUDIENCE,
+    "AuditLog": page("audit", "AuditRow"),
+    "AuditRow": AUDIT_ROW,
     "Broadcast": BROADCAST,
     "Change": CHANGE,
     "Device": DEVICE,

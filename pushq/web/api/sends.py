@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from pushq import control
 from pushq.access.principal import Principal
@@ -18,11 +18,13 @@ from pushq.notification import kind
 from pushq.web.answers import Json
 from pushq.web.api.documents import gives, gives_stream, takes
 from pushq.web.api.parameters import DEFAULT_LIMIT, Cursor, Limit, SendId, known_query
+from pushq.web.api.schemas import APP_PATTERN
 from pushq.web.bodies import read_object
 from pushq.web.pagination import after_send, next_cursor
 from pushq.web.security import require
 from pushq.web.standing import standing
 from pushq.web.state import State, WebState
+from pushq.web.streams import Stream
 from pushq.web.threads import Threads
 
 router = APIRouter(prefix="/v1/sends", tags=["sends"], dependencies=[Depends(known_query)])
@@ -54,7 +56,7 @@ async def list_sends(
     principal: _Reader,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
-    app: Annotated[str | None, Query(max_length=63, description="Only sends of this app")] = None,
+    app: Annotated[str | None, Query(pattern=APP_PATTERN, description="Only sends of this app")] = None,
     send_state: Annotated[
         list[_State] | None, Query(alias="state", description="Only sends in one of these")
     ] = None,
@@ -94,7 +96,7 @@ async def show(send_id: SendId, state: State, principal: _Reader) -> Response:
     "/{send_id}/events",
     operation_id="follow_send",
     summary="Follow a send: server-sent events",
-    response_class=StreamingResponse,
+    response_class=Stream,
     responses=gives_stream("Events, until the send has ended", ("text/event-stream",), 404),
 )
 async def follow(send_id: SendId, state: State, principal: _Reader) -> Response:
@@ -102,7 +104,7 @@ async def follow(send_id: SendId, state: State, principal: _Reader) -> Response:
     `eta_seconds`; `event: end` with the last one. Nothing is lost by connecting anew: the first event says where the send stands."""
     # Before the answer begins: whether there is such a send, and whether it may be looked at.
     await state.short.run(standing, state.database, state.claims, send_id, principal)
-    return StreamingResponse(
+    return Stream(
         _events(state, send_id),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
@@ -143,7 +145,7 @@ async def _events(state: WebState, send_id: SendId) -> AsyncIterator[bytes]:
     "/{send_id}/export",
     operation_id="export_send",
     summary="Every recipient of a send, as a stream",
-    response_class=StreamingResponse,
+    response_class=Stream,
     responses=gives_stream(
         "One row for each recipient", tuple(t.split(";")[0] for t in _TYPES.values()), 404, 501
     ),
@@ -162,7 +164,7 @@ async def export(
         send_id, format, outcomes=outcome or (), by=principal, database=state.database
     )
     first = await state.long.run(next, parts)
-    return StreamingResponse(
+    return Stream(
         _rest(state.long, first, parts),
         media_type=_TYPES[format],
         headers={"Content-Disposition": f'attachment; filename="{send_id}.{format}"'},

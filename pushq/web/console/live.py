@@ -13,11 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from starlette.responses import StreamingResponse
-
 from pushq.errors import PushqError
 from pushq.web.problems import Problem
 from pushq.web.state import WebState
+from pushq.web.streams import Stream
 
 log = logging.getLogger("pushq.web")
 
@@ -69,6 +68,10 @@ class Glances:
                 self._forget()
             return shared.value
 
+    def changed(self, what: Hashable) -> None:
+        """The thing was changed just now: what has been read of it, or is being read, is for nobody else."""
+        self._shared.pop(what, None)
+
     def _forget(self) -> None:
         old = self._clock() - KEPT_S
         for what in [w for w, s in self._shared.items() if s.read_at < old and not s.lock.locked()]:
@@ -81,7 +84,7 @@ Part = tuple[str, bool]
 
 def stream(
     web: WebState, glances: Glances, part: Callable[[], Awaitable[Part]], *, every_s: float = EVERY_S
-) -> StreamingResponse:
+) -> Stream:
     """An answer that goes on.
 
     Raises:
@@ -91,7 +94,7 @@ def stream(
         raise Problem(
             503, "busy", f"{MOST} pages are being kept up to date already", headers={"Retry-After": "30"}
         )
-    return StreamingResponse(
+    return Stream(
         _events(web, glances, part, every_s),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},

@@ -20,6 +20,7 @@ from pushq.access.principal import Principal
 from pushq.ledger.pace import duration
 from pushq.ledger.progress import COUNTS
 from pushq.platforms import PLATFORMS, TITLES
+from pushq.providers.meanings import meaning
 from pushq.web.security import csrf_token
 
 HERE: Final = Path(__file__).parent
@@ -162,6 +163,7 @@ def environment() -> Environment:
     }
     env.globals |= {
         "percent": percent,
+        "meaning": meaning,
         "static": static,
         "MENU": MENU,
         "OUTCOMES": OUTCOMES,

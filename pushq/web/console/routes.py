@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, FastAPI
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
+from pushq.access.principal import Principal
 from pushq.web.console import access, compose, looks, sends
 from pushq.web.console.pages import static_file
+from pushq.web.console.routing import PageRoute, go_to
+from pushq.web.security import session
 
 router = APIRouter(include_in_schema=False)
 
@@ -27,7 +32,22 @@ async def static(version: str, name: str) -> Response:
     return found
 
 
+nowhere = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+@nowhere.get("/console/compose/{step}")
+async def step(step: str, who: Annotated[Principal, Depends(session("send"))]) -> Response:
+    """Steps of a form that is no longer there: somebody loads its address."""
+    return go_to("/console/compose")
+
+
+@nowhere.get("/console/{rest:path}")
+async def lost(rest: str, who: Annotated[Principal, Depends(session())]) -> Response:
+    """A page for whoever has lost the way."""
+    raise HTTPException(404)
+
+
 def install(app: FastAPI) -> None:
     """Add the routes of the console."""
-    for each in (router, sends.router, compose.router, looks.router, access.router):
+    for each in (router, sends.router, compose.router, looks.router, access.router, nowhere):
         app.include_router(each)

@@ -83,7 +83,9 @@ class PageRoute(APIRoute):
             try:
                 return await inner(request)
             except LoginRequired:
-                raise
+                if request.method in ("GET", "HEAD") or PART in request.headers:
+                    raise
+                return _page(request, 401, "You are signed out", _SIGNED_OUT)
             except (PushqError, HTTPException, RequestValidationError) as error:
                 return _shown(request, error)
             except Exception:
@@ -95,6 +97,8 @@ class PageRoute(APIRoute):
 
         return handler
 
+
+_SIGNED_OUT: Final = "Your session is over, and nothing was done. What you wrote still stands on the page before: go back and copy it, then sign in again."
 
 #: What is said above an error's own words.
 _HEADINGS: Final = {

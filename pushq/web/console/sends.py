@@ -129,9 +129,10 @@ async def _list(request: Request, web: WebState, who: Principal, cursor: str | N
         stats = await rooms.glances.look(
             ("today", apps), lambda: web.short.run(board.today, web.database, apps), every_s=STATS_EVERY_S
         )
-        under_way = [row for row in rows if row["state"] not in FINAL_STATES]
-        waiting = sum(sums[row["id"]]["pending"] for row in under_way)
-        stats = {**stats, "open": len(under_way), "pending": waiting} if rows else None
+        scheduled = sum(row["state"] == "scheduled" for row in rows)
+        waiting = sum(sums[row["id"]]["pending"] for row in rows if row["state"] not in FINAL_STATES)
+        under_way = sum(row["state"] not in FINAL_STATES for row in rows) - scheduled
+        stats = {**stats, "open": under_way, "scheduled": scheduled, "pending": waiting} if rows else None
     return {
         "rows": [_row(row, sums[row["id"]]) for row in rows],
         "stats": stats,
@@ -354,23 +355,29 @@ def audience_text(audience: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
-async def _order(web: WebState, send_id: uuid.UUID, act: Callable[[], control.Change], note: str) -> Response:
+async def _order(
+    request: Request, web: WebState, send_id: uuid.UUID, act: Callable[[], control.Change], note: str
+) -> Response:
     """Who does it is checked and put on record in the same transaction (pushq.control)."""
     change = await web.short.run(act)
+    rooms_of(request).glances.changed(("send", send_id))
     return go_to(f"/console/sends/{send_id}", note if change.changed else "late")
 
 
 @router.post("/console/sends/{send_id}/pause")
-async def pause(web: State, who: Controller, send_id: uuid.UUID) -> Response:
+async def pause(request: Request, web: State, who: Controller, send_id: uuid.UUID) -> Response:
     """Hold a send."""
-    return await _order(web, send_id, lambda: control.pause(send_id, by=who, database=web.database), "paused")
+    return await _order(
+        request, web, send_id, lambda: control.pause(send_id, by=who, database=web.database), "paused"
+    )
 
 
 @router.post("/console/sends/{send_id}/resume")
-async def resume(web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
+async def resume(request: Request, web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
     """Let a held send go on."""
     trust = form.on("trust_rejections")
     return await _order(
+        request,
         web,
         send_id,
         lambda: control.resume(send_id, trust_rejections=trust, by=who, database=web.database),
@@ -379,24 +386,28 @@ async def resume(web: State, who: Controller, send_id: uuid.UUID, form: Filled) 
 
 
 @router.post("/console/sends/{send_id}/cancel")
-async def cancel(web: State, who: Controller, send_id: uuid.UUID) -> Response:
+async def cancel(request: Request, web: State, who: Controller, send_id: uuid.UUID) -> Response:
     """End a send for good."""
     return await _order(
-        web, send_id, lambda: control.cancel(send_id, by=who, database=web.database), "cancelled"
+        request, web, send_id, lambda: control.cancel(send_id, by=who, database=web.database), "cancelled"
     )
 
 
 @router.post("/console/sends/{send_id}/rate")
-async def rate(web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
+async def rate(request: Request, web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
     """Change a send's speed; without a number it has no limit of its own."""
     wanted = form.number("rate", "rate", 1, MAX_RATE)
     return await _order(
-        web, send_id, lambda: control.set_rate(send_id, wanted, by=who, database=web.database), "rate"
+        request,
+        web,
+        send_id,
+        lambda: control.set_rate(send_id, wanted, by=who, database=web.database),
+        "rate",
     )
 
 
 @router.post("/console/sends/{send_id}/replay")
-async def replay(web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
+async def replay(request: Request, web: State, who: Controller, send_id: uuid.UUID, form: Filled) -> Response:
     """Send again to those who were not reached."""
     outcomes = form.texts("outcome")
     if not outcomes:
@@ -404,4 +415,5 @@ async def replay(web: State, who: Controller, send_id: uuid.UUID, form: Filled) 
     done = await web.long.run(
         control.replay, send_id, outcomes, may_duplicate="unknown" in outcomes, by=who, database=web.database
     )
+    rooms_of(request).glances.changed(("send", send_id))
     return go_to(f"/console/sends/{send_id}", "replayed" if done.recipients else "nobody")
