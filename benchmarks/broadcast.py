@@ -2,6 +2,7 @@
 
     python -m benchmarks.broadcast million-redis million-rabbitmq      (runs these, one after the other, and keeps their figures)
     python -m benchmarks.broadcast --list                              (the runs and their commands)
+    python -m benchmarks.broadcast --keep million-redis FILE           (the same of what `pushq bench broadcast --json` printed before)
     python -m benchmarks.broadcast --write                             (README, RESULTS.md and docs/img/*.svg from the figures there are)
 
 The figures stand in benchmarks/broadcast.json, each with its command, its day, and the load before it. Every run is `pushq bench broadcast`,
@@ -98,6 +99,30 @@ def run(name: str) -> dict[str, Any]:
     }
 
 
+def finished(name: str, path: Path) -> dict[str, Any]:
+    """A run that was made before, from what it printed."""
+    report = json.loads(path.read_text())
+    ended = dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
+    plan = report["plan"]
+    for option, place in (
+        ("--devices", "devices"),
+        ("--broker", "broker"),
+        ("--transactional-rate", "transactional_rate"),
+    ):
+        if option in RUNS[name] and str(plan[place]) not in (
+            wanted := RUNS[name][RUNS[name].index(option) + 1],
+            f"{wanted}.0",
+        ):
+            raise SystemExit(f"{path.name} is no {name}: found {place} {plan[place]}, expected {wanted}")
+    return {
+        "command": shlex.join(["pushq", "bench", "broadcast", *RUNS[name], "--json"]),
+        "began": ended.isoformat(timespec="seconds"),
+        "whole_s": None,
+        "load_average_before": None,
+        "report": report,
+    }
+
+
 def kept() -> dict[str, Any]:
     """What the file has."""
     found: dict[str, Any] = json.loads(JSON_FILE.read_text()) if JSON_FILE.exists() else {"runs": {}}
@@ -148,7 +173,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines.append(
             f"| {name} | {report['devices']:,} | {report['seconds']:.1f} | {report['per_second']:,} | {cpu:.1f} "
             f"| {report['cpu_per_recipient_us']:.1f} | {report['missing']} | {report['duplicated']} "
-            f"| {report['broker_peak_mb']:.2f} | {each['load_average_before']:.1f} |"
+            f"| {report['broker_peak_mb']:.2f} | {_load(each)} |"
         )
     lines += [
         "",
@@ -157,6 +182,11 @@ def markdown(document: Mapping[str, Any]) -> str:
     ]
     lines += _peers(runs) + _transactional(runs) + _memory(runs) + _growth(runs) + _quota(runs)
     return "\n".join(lines)
+
+
+def _load(run: Mapping[str, Any]) -> str:
+    load = run["load_average_before"]
+    return "not noted" if load is None else f"{load:.1f}"
 
 
 def _peers(runs: Mapping[str, Any]) -> list[str]:
@@ -199,7 +229,11 @@ def _transactional(runs: Mapping[str, Any]) -> list[str]:
 
 
 def _memory(runs: Mapping[str, Any]) -> list[str]:
-    names = [name for name in runs if name in GROWTH or name.startswith("million")]
+    names = [
+        name
+        for name in runs
+        if (name in GROWTH or name.startswith("million")) and runs[name]["report"].get("largest_mb")
+    ]
     if not names:
         return []
     roles = list(
@@ -392,15 +426,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="RUN", help=f"some of {', '.join(RUNS)}")
+    parser.add_argument("--keep", nargs=2, action="append", default=[], metavar=("RUN", "FILE"))
     parser.add_argument("--list", action="store_true", help="print the runs and their commands")
     parser.add_argument("--write", action="store_true", help="write the section of RESULTS.md and the plots")
     options = parser.parse_args(arguments)
-    unknown = sorted(set(options.names) - RUNS.keys())
+    unknown = sorted({*options.names, *(name for name, _ in options.keep)} - RUNS.keys())
     if unknown:
         parser.error(f"found {', '.join(unknown)}; expected some of {', '.join(RUNS)}")
     if options.list:
         for name, each in RUNS.items():
             print(f"{name:32} pushq bench broadcast {shlex.join(each)} --json")
+    for name, path in options.keep:
+        keep(name, finished(name, Path(path)))
     for name in options.names:
         result = run(name)
         keep(name, result)

@@ -37,6 +37,8 @@ SECOND_WORKER: Final[Mapping[tuple[int, int], int]] = {
     (1, 32): 10_242,
     (2, 32): 19_371,
 }
+#: `pushq demo`, 100,000 devices, see README: seconds, the median of three runs on a quiet machine.
+DEMO_S: Final = 3.22
 #: Without a run that measured it: what of the costs is planning.
 PLANNING_SHARE: Final = {"core": 0.4, "postgresql": 0.4}
 
@@ -110,6 +112,7 @@ def measured(document: Mapping[str, Any]) -> list[tuple[str, float, float]]:
         if report["devices"] > 1_000_000:
             setup = replace(setup, chunk=500)
         found.append((name, report["seconds"], simulate(setup, known).seconds))
+    found.append(("pushq demo, 100k", DEMO_S, simulate(here({"apns": 60_000, "fcm": 40_000}), known).seconds))
     return found
 
 
