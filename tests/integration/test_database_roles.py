@@ -15,8 +15,7 @@ from pushq.access.local import local
 from pushq.database import Database
 from pushq.settings import ServiceUrl
 from tests.integration.database_roles import LOGINS, ROLES_SQL, as_role, roles
-
-PASSWORD = "correct horse battery staple"
+from tests.integration.web_door import PASSWORD
 
 
 def statements() -> list[str]:
