@@ -89,6 +89,15 @@ function startCompose(form) {
   document.getElementById("test_user")?.addEventListener("keydown", (event) => {
     if (event.key === "Enter") { event.preventDefault(); form.querySelector('button[name="test"]').click(); }
   });
+  // Another app: what is written goes along.
+  for (const link of document.querySelectorAll("[data-app]")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      form.elements.app.value = link.dataset.app;
+      form.action = "/console/compose/back";
+      form.submit();
+    });
+  }
   audience();
   preview();
 }
