@@ -9,7 +9,7 @@ COPY pyproject.toml constraints.txt README.md ./
 COPY pushq ./pushq
 # The environment is made without pip: nothing that installs packages is in the image.
 RUN python -m venv --without-pip /opt/pushq \
-    && python -m pip --python /opt/pushq/bin/python install --constraint constraints.txt '.[flower,otel]'
+    && python -m pip --python /opt/pushq/bin/python install --constraint constraints.txt '.[flower,otel,web]'
 
 FROM python:3.11-bookworm AS test
 RUN apt-get update \

@@ -101,9 +101,14 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_routes": {
             "pushq.send_broadcast": {"queue": BROADCAST},
             "pushq.send_notification": {"queue": TRANSACTIONAL},
+            "pushq.send_notifications": {"queue": TRANSACTIONAL},
             "pushq.plan_shard": {"queue": BROADCAST},
             **{
                 f"pushq.deliver_batch.{platform}": {"queue": PLATFORM_QUEUES[platform, "broadcast"]}
+                for platform in PLATFORMS
+            },
+            **{
+                f"pushq.deliver_together.{platform}": {"queue": PLATFORM_QUEUES[platform, "transactional"]}
                 for platform in PLATFORMS
             },
             "pushq.dead_letter": {"queue": DEAD_LETTER},
@@ -144,6 +149,15 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "enable_utc": True,
         "beat_schedule": beat_schedule(settings),
     }
+
+
+def to_queue(name: str) -> dict[str, str]:
+    """Options of a publication that goes to one queue at once.
+
+    By way of the topic exchange, which only delayed messages need, kombu would ask Redis each time which queues are bound to it; of one that
+    has lost its data nobody would be, and the message would be gone without a word.
+    """
+    return {"queue": name, "exchange": "", "routing_key": name}
 
 
 def tls_options(url: str | None) -> dict[str, Any] | bool:

@@ -4,6 +4,9 @@ Every function works on PostgreSQL alone, so what it did survives any restart: w
 second, and the sweeper publishes what may go on. ``settings`` (default: from the environment) says where the database is; who calls
 often hands in an open ``database``.
 
+What changes a send, or takes its recipients out, is written to the audit log in the same transaction, as done ``by`` whoever runs this
+process unless told otherwise. Who may touch only some apps gets :class:`~pushq.access.principal.Forbidden` for a send of another one.
+
 Errors of all of them: :class:`UnknownSend`, :class:`~pushq.errors.InvalidRequest` (an argument),
 :class:`~pushq.errors.ServiceUnavailable` (PostgreSQL), :class:`~pushq.errors.SettingsError` (PUSHQ_DATABASE_URL).
 """
@@ -14,10 +17,13 @@ import sys
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pushq.access import audit
+from pushq.access.local import local
+from pushq.access.principal import Principal
 from pushq.database import Database
 from pushq.errors import InvalidRequest
 from pushq.ledger import progress as ledger_progress
@@ -25,6 +31,7 @@ from pushq.ledger import replay as ledger_replay
 from pushq.ledger import sends as ledger_sends
 from pushq.ledger.export import ExportFailed, MissingLibrary, atomic_file, choose_format
 from pushq.ledger.export import export as write_rows
+from pushq.ledger.export import export_parts as write_parts
 from pushq.ledger.progress import Progress
 from pushq.ledger.recipients import check_outcomes
 from pushq.ledger.replay import Replay
@@ -42,6 +49,7 @@ __all__ = [
     "WrongState",
     "cancel",
     "export",
+    "export_parts",
     "pause",
     "progress",
     "replay",
@@ -91,11 +99,25 @@ def _change(
     settings: Settings | None,
     database: Database | None,
     act: Callable[[Any, uuid.UUID], bool],
+    by: Principal | None,
+    action: str,
+    **detail: object,
 ) -> Change:
     known = _id(send_id)
     with _opened(settings, database) as opened, opened.begin() as connection:
+        who, app = _allowed(connection, known, by)
         changed = act(connection, known)
+        if changed:
+            audit.record(connection, who, action, app=app, object_id=str(known), detail=detail)
         return Change(known, changed, ledger_sends.state_of(connection, known))
+
+
+def _allowed(connection: Any, send_id: uuid.UUID, by: Principal | None) -> tuple[Principal, str]:
+    """Who does it, and the send's app, which that one may touch."""
+    who = by if by is not None else local()
+    app = ledger_sends.app_of(connection, send_id)
+    who.check_app(app)
+    return who, app
 
 
 def sends(
@@ -117,15 +139,22 @@ def progress(
         return ledger_progress.progress(opened, known)
 
 
-def pause(send_id: SendId, *, settings: Settings | None = None, database: Database | None = None) -> Change:
+def pause(
+    send_id: SendId,
+    *,
+    by: Principal | None = None,
+    settings: Settings | None = None,
+    database: Database | None = None,
+) -> Change:
     """Hold a running send: within a second no worker begins another request of it; what is in flight is finished."""
-    return _change(send_id, settings, database, ledger_sends.pause)
+    return _change(send_id, settings, database, ledger_sends.pause, by, "send.pause")
 
 
 def resume(
     send_id: SendId,
     *,
     trust_rejections: bool = False,
+    by: Principal | None = None,
     settings: Settings | None = None,
     database: Database | None = None,
 ) -> Change:
@@ -140,16 +169,27 @@ def resume(
         settings,
         database,
         lambda connection, known: ledger_sends.resume(connection, known, trust_rejections=trust_rejections),
+        by,
+        "send.resume",
+        **({"trust_rejections": True} if trust_rejections else {}),
     )
 
 
-def cancel(send_id: SendId, *, settings: Settings | None = None, database: Database | None = None) -> Change:
+def cancel(
+    send_id: SendId,
+    *,
+    by: Principal | None = None,
+    settings: Settings | None = None,
+    database: Database | None = None,
+) -> Change:
     """End a send for good: what is in flight is finished, everybody else ends as ``cancelled``."""
     return _change(
         send_id,
         settings,
         database,
         lambda connection, known: ledger_sends.stop(connection, known, state="cancelled", error=None),
+        by,
+        "send.cancel",
     )
 
 
@@ -157,6 +197,7 @@ def set_rate(
     send_id: SendId,
     rate: int | None,
     *,
+    by: Principal | None = None,
     settings: Settings | None = None,
     database: Database | None = None,
 ) -> Change:
@@ -171,6 +212,9 @@ def set_rate(
         settings,
         database,
         lambda connection, known: ledger_sends.set_rate(connection, known, checked),
+        by,
+        "send.rate",
+        rate=checked,
     )
 
 
@@ -182,6 +226,7 @@ def replay(
     platforms: Collection[str] = (),
     may_duplicate: bool = False,
     dry_run: bool = False,
+    by: Principal | None = None,
     settings: Settings | None = None,
     database: Database | None = None,
 ) -> Replay:
@@ -200,7 +245,16 @@ def replay(
     known = _id(send_id)
     choice = ledger_replay.choose(outcomes, reasons=reasons, platforms=platforms, may_duplicate=may_duplicate)
     with _opened(settings, database) as opened:
-        return (ledger_replay.preview if dry_run else ledger_replay.replay)(opened, known, choice)
+        with opened.begin() as connection:
+            who, app = _allowed(connection, known, by)
+        if dry_run:
+            return ledger_replay.preview(opened, known, choice)
+
+        def note(connection: Any, done: Replay) -> None:
+            detail = {**asdict(choice), "recipients": done.recipients}
+            audit.record(connection, who, "send.replay", app=app, object_id=str(known), detail=detail)
+
+        return ledger_replay.replay(opened, known, choice, also=note)
 
 
 def export(
@@ -210,6 +264,7 @@ def export(
     format: str | None = None,  # noqa: A002 - what the option is called
     outcomes: Collection[str] = (),
     on_rows: Callable[[int], None] = lambda _: None,
+    by: Principal | None = None,
     settings: Settings | None = None,
     database: Database | None = None,
 ) -> int:
@@ -231,10 +286,31 @@ def export(
     check_outcomes(outcomes)
     with _opened(settings, database) as opened:
         with opened.begin() as connection:
-            ledger_sends.state_of(connection, known)
+            who, app = _allowed(connection, known, by)
+            detail = {"format": chosen, "outcomes": sorted(outcomes)}
+            audit.record(connection, who, "send.export", app=app, object_id=str(known), detail=detail)
         if path is not None:
             with atomic_file(path) as file:
                 return write_rows(opened, known, file, chosen, outcomes=outcomes, progress=on_rows)
         stream = sys.stdout.buffer if output is None else output
         assert not isinstance(stream, str | Path)
         return write_rows(opened, known, stream, chosen, outcomes=outcomes, progress=on_rows)
+
+
+def export_parts(
+    send_id: SendId,
+    format: str,  # noqa: A002 - what the option is called
+    *,
+    outcomes: Collection[str] = (),
+    by: Principal | None = None,
+    database: Database,
+) -> Iterator[bytes]:
+    """What :func:`export` writes, part by part, for who hands it on. With the first part it is on record and known to be possible."""
+    known = _id(send_id)
+    chosen = choose_format(format, None, stream=True)
+    check_outcomes(outcomes)
+    with database.begin() as connection:
+        who, app = _allowed(connection, known, by)
+        detail = {"format": chosen, "outcomes": sorted(outcomes)}
+        audit.record(connection, who, "send.export", app=app, object_id=str(known), detail=detail)
+    yield from write_parts(database, known, chosen, outcomes=outcomes)

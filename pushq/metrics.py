@@ -272,6 +272,27 @@ http2_streams: Final = Gauge(
 http2_queued: Final = Gauge("pushq_http2_queued", "Requests that wait for a stream.", _POOL)
 
 
+# The HTTP API and the console
+
+web_requests: Final = Counter(
+    "pushq_web_requests",
+    "Requests by operation of the OpenAPI document (console: its pages; none: refused before one was found) and HTTP status.",
+    ("operation", "status"),
+)
+web_request_latency: Final = Histogram(
+    "pushq_web_request_seconds",
+    "From a request's headers to the beginning of its answer, which is its end but for streams.",
+    ("operation",),
+    (0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+web_calls_together: Final = Histogram(
+    "pushq_web_calls_together",
+    "Calls that went to the broker in one lot.",
+    (),
+    (1, 2, 3, 5, 10, 20, 50, 100, 200),
+)
+
+
 class Family(NamedTuple):
     """A gauge that the exporter makes anew for every scrape, in the order in which ``GaugeMetricFamily`` takes it."""
 
@@ -306,6 +327,9 @@ batches: Final = Family(
     "pushq_batches",
     "Batches that are not done; state: planned, queued, running, retry.",
     ("platform", "state"),
+)
+greenlets: Final = Family(
+    "pushq_greenlets", "Greenlets of this process that were started since it was ready and have not ended."
 )
 messages_held: Final = Family(
     "pushq_messages_held",

@@ -22,6 +22,7 @@ _SHAPES: Final = re.compile(
     -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
     | \beyJ[\w-]{10,}\.[\w-]{10,}(?:\.[\w-]*)?      # a JWT: APNs' provider token, an assertion for OAuth
     | \bya29\.[\w.-]+                               # Google's access tokens
+    | \bpushq_[0-9a-f]{16}_[0-9A-Za-z]{43}          # an API key
     | \b(?i:bearer)\s+[\w.~+/=-]{20,}
     | \b[0-9a-fA-F]{64,}\b                          # an APNs device token
     | [\w:-]{100,}                                  # a device token of FCM or HMS

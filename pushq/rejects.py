@@ -1,11 +1,37 @@
-"""The file of rejected records, beside the file they came from: CSV with line, reason and record."""
+"""Rejected records: in a file beside the one they came from, as CSV with line, reason and record; or the first of them, in memory."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
+
+
+class Rejects(Protocol):
+    """Where records go that are wrong. ``count``: so many so far."""
+
+    count: int
+
+    def add(self, line: int, reason: str, record: str) -> None: ...
+
+
+class FirstRejects:
+    """Counts all and keeps the first few, without the record, which may hold a token: for who answers with them.
+
+    Attributes:
+        first: line and reason.
+    """
+
+    def __init__(self, most: int = 100) -> None:
+        self.count = 0
+        self.first: list[tuple[int, str]] = []
+        self._most = most
+
+    def add(self, line: int, reason: str, record: str) -> None:
+        self.count += 1
+        if len(self.first) < self._most:
+            self.first.append((line, reason))
 
 
 class RejectsFile:

@@ -445,6 +445,13 @@ class Settings(_Frozen):
     unseen_days: Annotated[int, Field(ge=1, le=3650)] = 270
     ledger_days: Annotated[int, Field(ge=1, le=3650)] = 90
     dead_letter_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    audit_days: Annotated[int, Field(ge=1, le=3650)] = 365
+    web_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    web_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    web_allowed_hosts: str = ""
+    web_trusted_proxies: str = ""
+    web_key_rate: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    web_session_hours: Annotated[float, Field(ge=0.1, le=720)] = 12.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "console"] | None = None
     tracing: bool = False

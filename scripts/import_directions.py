@@ -16,7 +16,7 @@ PACKAGE = "pushq"
 
 #: The parts of the package, from the ground up. A part imports only parts of the rows above its own here.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "platforms"}),
+    frozenset({"errors", "platforms", "together"}),
     frozenset({"rendering", "settings"}),
     frozenset({"redaction"}),
     frozenset(
@@ -28,13 +28,14 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"limits"}),
     frozenset({"audience"}),
     frozenset({"submission"}),
-    frozenset({"ledger", "tokens"}),
+    frozenset({"access", "ledger", "tokens"}),
     frozenset({"control", "delivery"}),
     frozenset({"app"}),
     frozenset({"tasks"}),
     frozenset({"demo", "doctor", "observe"}),
     frozenset({"loadtest"}),
-    frozenset({"cli", "web"}),
+    frozenset({"web"}),
+    frozenset({"cli"}),
     frozenset({"__main__"}),
 )
 
@@ -51,7 +52,7 @@ APART: Mapping[str, frozenset[str]] = {
 
 #: Libraries that belong to some parts, by their top-level name.
 LIBRARIES: Mapping[str, frozenset[str]] = {
-    "sqlalchemy": frozenset({"database", "ledger", "tokens", "audience", "migrations"}),
+    "sqlalchemy": frozenset({"access", "database", "ledger", "tokens", "audience", "migrations"}),
     "alembic": frozenset({"ledger", "migrations"}),
     "celery": frozenset({"app", "tasks", "cli", "web"}),
 }

@@ -9,7 +9,8 @@
 --
 --   pushq_deliver   pushq worker apns, pushq worker fcm, pushq worker hms
 --   pushq_core      pushq worker core
---   pushq_operator  the commands: tokens, segments, send, pause, replay, export, cache...
+--   pushq_operator  the commands: tokens, segments, send, pause, replay, export, cache, keys, users...
+--   pushq_web       pushq web; makes no users
 --   pushq_observer  pushq exporter, dashboards; sees no push token
 --
 -- Migrations (pushq db upgrade) run as the owner of the tables, and nothing else does.
@@ -22,7 +23,7 @@ DO $$
 DECLARE
     role text;
 BEGIN
-    FOREACH role IN ARRAY ARRAY['pushq_deliver', 'pushq_core', 'pushq_operator', 'pushq_observer'] LOOP
+    FOREACH role IN ARRAY ARRAY['pushq_deliver', 'pushq_core', 'pushq_operator', 'pushq_web', 'pushq_observer'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
             EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE', role);
         END IF;
@@ -40,7 +41,7 @@ BEGIN
     EXECUTE format('GRANT pushq_dead_letters TO %I', role);  -- whoever migrates
     -- What PostgreSQL gives to everybody.
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
-    EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO pushq_operator', current_database());
+    EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO pushq_operator, pushq_web', current_database());
 END
 $$;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
@@ -59,13 +60,28 @@ GRANT pushq_dead_letters TO pushq_core;
 GRANT CREATE, USAGE ON SCHEMA public TO pushq_dead_letters;
 GRANT CREATE ON SCHEMA public TO pushq_core;
 GRANT USAGE ON SEQUENCE dead_letters_id_seq TO pushq_core;
+GRANT SELECT (token_hash, seen_at, ends_at), DELETE ON console_sessions TO pushq_core;
+GRANT SELECT (token_hash, ends_at), DELETE ON login_links TO pushq_core;
+GRANT SELECT (id, at), DELETE ON audit_log TO pushq_core;
 
--- Operator: devices and segments come and go; sends are looked at, held, ended and opened again.
-GRANT SELECT, INSERT, UPDATE ON device_tokens TO pushq_operator;
-GRANT USAGE ON SEQUENCE device_tokens_id_seq, dead_letters_id_seq TO pushq_operator;
-GRANT SELECT, INSERT, UPDATE, DELETE ON segments, segment_members TO pushq_operator;
-GRANT SELECT, UPDATE ON sends, send_shards, send_batches TO pushq_operator;
-GRANT SELECT, INSERT, DELETE ON dead_letters TO pushq_operator;
+-- Operator, and the API and console: devices and segments come and go; sends are looked at, held, ended and opened again.
+GRANT SELECT, INSERT, UPDATE ON device_tokens TO pushq_operator, pushq_web;
+GRANT USAGE ON SEQUENCE device_tokens_id_seq, dead_letters_id_seq TO pushq_operator, pushq_web;
+GRANT SELECT, INSERT, UPDATE, DELETE ON segments, segment_members TO pushq_operator, pushq_web;
+GRANT SELECT, UPDATE ON sends, send_shards, send_batches TO pushq_operator, pushq_web;
+GRANT SELECT, INSERT, DELETE ON dead_letters TO pushq_operator, pushq_web;
+GRANT SELECT, INSERT ON audit_log TO pushq_operator, pushq_web;
+
+-- Users and links that sign in are made by the commands alone, keys by an administrator at the console as well. Nobody changes what a key
+-- may do, or the audit log.
+GRANT SELECT, INSERT, UPDATE (last_used_at, revoked_at) ON api_keys TO pushq_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON console_users TO pushq_operator;
+GRANT SELECT (token_hash, user_name, seen_at, ends_at), DELETE ON console_sessions TO pushq_operator;
+GRANT INSERT ON login_links TO pushq_operator;
+GRANT SELECT, INSERT, UPDATE (last_used_at, revoked_at) ON api_keys TO pushq_web;
+GRANT SELECT ON console_users TO pushq_web;
+GRANT SELECT, INSERT, UPDATE (seen_at), DELETE ON console_sessions TO pushq_web;
+GRANT SELECT, DELETE ON login_links TO pushq_web;
 
 -- Observer: numbers. Neither tokens nor notifications.
 GRANT SELECT (id, user_id, app, platform, environment, created_at, registered_at, last_seen, is_active, deactivated_at,
@@ -86,7 +102,7 @@ DECLARE
 BEGIN
     FOR part IN SELECT relid FROM pg_partition_tree('device_tokens') WHERE isleaf LOOP
         EXECUTE format('GRANT SELECT, UPDATE ON %s TO pushq_core', part);
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE ON %s TO pushq_operator', part);
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE ON %s TO pushq_operator, pushq_web', part);
     END LOOP;
     FOR part IN SELECT relid FROM pg_partition_tree('dead_letters') JOIN pg_class ON oid = relid
                 WHERE relowner <> 'pushq_dead_letters'::regrole LOOP

@@ -10,7 +10,7 @@ from typing import BinaryIO, Final, Self
 
 from pushq.audience.request import MAX_USER_ID
 from pushq.errors import InvalidRequest
-from pushq.rejects import RejectsFile
+from pushq.rejects import Rejects, RejectsFile
 
 MAX_LINE: Final = 65_536
 #: User ids that are handed on together.
@@ -24,16 +24,16 @@ class MemberFile:
     """Reads user ids from a stream, in bounded memory. Use it as a context manager.
 
     Args:
-        rejects: where wrong lines go, as CSV with line, reason and record; the file exists only if there are any.
+        rejects: where wrong lines go; a path is a file of CSV with line, reason and record, which exists only if there are any.
 
     Attributes:
         accepted, rejected: lines so far.
     """
 
-    def __init__(self, stream: BinaryIO, rejects: Path) -> None:
+    def __init__(self, stream: BinaryIO, rejects: Path | Rejects) -> None:
         self.accepted = 0
         self._stream = stream
-        self._rejects = RejectsFile(rejects)
+        self._rejects = RejectsFile(rejects) if isinstance(rejects, Path) else rejects
 
     @property
     def rejected(self) -> int:
@@ -45,7 +45,8 @@ class MemberFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._rejects.__exit__(kind, error, trace)
+        if isinstance(self._rejects, RejectsFile):
+            self._rejects.__exit__(kind, error, trace)
 
     def chunks(self) -> Iterator[list[int]]:
         """The user ids, up to 50,000 at a time, in the order of the file.

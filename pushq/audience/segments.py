@@ -13,7 +13,7 @@ from sqlalchemy import Connection, exc, text
 
 from pushq.audience.members import CHUNK
 from pushq.audience.request import EVERYBODY, Audience, parse_filter, parse_segment_name
-from pushq.audience.sql import count, unknown_segment
+from pushq.audience.sql import UnknownSegment, count, unknown_segment
 from pushq.database import Database
 from pushq.errors import InvalidRequest, ServiceUnavailable
 
@@ -26,6 +26,10 @@ SELECT app, name, kind, filter, created_at, updated_at FROM segments
  ORDER BY app, name LIMIT :limit
 """)
 
+_ONE: Final = text(
+    "SELECT app, name, kind, filter, created_at, updated_at FROM segments WHERE app = :app AND name = :name"
+)
+
 _STAGE: Final = "CREATE TEMPORARY TABLE member_ids (user_id bigint) ON COMMIT DROP"
 _ADD: Final = text("""
 INSERT INTO segment_members (segment_id, user_id) SELECT DISTINCT cast(:id AS bigint), user_id FROM member_ids ON CONFLICT DO NOTHING
@@ -34,6 +38,13 @@ _REMOVE: Final = text(
     "DELETE FROM segment_members m USING member_ids i WHERE m.segment_id = :id AND m.user_id = i.user_id"
 )
 _TOUCH: Final = text("UPDATE segments SET updated_at = now() WHERE id = :id")
+
+
+__all__ = ["SegmentExists", "UnknownSegment"]
+
+
+class SegmentExists(InvalidRequest):
+    """The app has a segment of this name already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +96,7 @@ def create(database: Database, app: str, name: str, *, filter: Mapping[str, Any]
                 },
             )
     except exc.IntegrityError:
-        raise InvalidRequest(
+        raise SegmentExists(
             "segment", f"{name!r}, which exists", f"a name that app {app!r} does not have yet"
         ) from None
 
@@ -108,14 +119,39 @@ def delete(database: Database, app: str, name: str) -> None:
 def list_segments(database: Database, app: str | None = None, *, limit: int = 1000) -> list[Segment]:
     """The segments by app and name, all of them, read in pages."""
     segments: list[Segment] = []
-    after = {"after_app": "", "after_name": ""}
+    after = ("", "")
     while True:
-        with database.begin() as connection:
-            rows = connection.execute(_LIST, {"app": app, "limit": limit, **after}).all()
-        segments += [Segment(*row) for row in rows]
-        if len(rows) < limit:
+        page = _page(database, app, after, limit)
+        segments += page
+        if len(page) < limit:
             return segments
-        after = {"after_app": rows[-1].app, "after_name": rows[-1].name}
+        after = (page[-1].app, page[-1].name)
+
+
+def page_of_segments(database: Database, app: str, after: str, limit: int) -> list[Segment]:
+    """Segments of an app by name, those after the name ``after``."""
+    return _page(database, app, (app, after), limit)
+
+
+def _page(database: Database, app: str | None, after: tuple[str, str], limit: int) -> list[Segment]:
+    with database.begin() as connection:
+        rows = connection.execute(
+            _LIST, {"app": app, "limit": limit, "after_app": after[0], "after_name": after[1]}
+        ).all()
+    return [Segment(*row) for row in rows]
+
+
+def get(database: Database, app: str, name: str) -> Segment:
+    """One segment.
+
+    Raises:
+        UnknownSegment: there is none of this name.
+    """
+    with database.begin() as connection:
+        row = connection.execute(_ONE, {"app": app, "name": name}).first()
+        if row is None:
+            raise unknown_segment(connection, app, name, "segment")
+    return Segment(*row)
 
 
 def count_segment(database: Database, app: str, name: str) -> SegmentCount:

@@ -167,7 +167,11 @@ def _load(connection: Connection, app: str, names: Sequence[str], field: str) ->
     return [rows[name] for name in names]
 
 
-def unknown_segment(connection: Connection, app: str, name: str, field: str) -> InvalidRequest:
+class UnknownSegment(InvalidRequest):
+    """The app has no segment of this name."""
+
+
+def unknown_segment(connection: Connection, app: str, name: str, field: str) -> UnknownSegment:
     """The error for a name that the app has no segment of: with the nearest names, or some."""
     known = [EVERYBODY, *connection.execute(_NAMES, {"app": app}).scalars()]
     near = difflib.get_close_matches(name, known, n=3)
@@ -176,7 +180,7 @@ def unknown_segment(connection: Connection, app: str, name: str, field: str) -> 
     else:
         shown = ", ".join(known[:_SHOWN])
         expected = f"one of the segments of app {app!r}: {shown}{', ...' if len(known) > _SHOWN else ''}"
-    return InvalidRequest(field, f"the segment {name!r}", expected)
+    return UnknownSegment(field, f"the segment {name!r}", expected)
 
 
 def count(connection: Connection, app: str, audience: Audience) -> dict[str, int]:

@@ -9,6 +9,10 @@ from pushq.cli.lazy import LazyGroup
 COMMANDS = {
     "wire": ("pushq.cli.bench_wire:wire", "The sender alone, against a server of yours."),
     "broadcast": ("pushq.cli.bench_broadcast:broadcast", "A whole broadcast, everything private."),
+    "soak": (
+        "pushq.cli.bench_soak:soak",
+        "Sends without pause against failing providers: does anything leak?",
+    ),
 }
 
 

@@ -119,6 +119,11 @@ class _Platforms(click.ParamType[tuple[str, ...]]):
     help=f"FCM refuses more than {bench.QUOTA:,} requests a minute, and pushq keeps below, without a ramp.",
 )
 @click.option(
+    "--plan-first/--no-plan-first",
+    default=False,
+    help="Measure the planning alone as well, with a broadcast that is then cancelled.",
+)
+@click.option(
     "--setting", "settings", type=_Setting(), multiple=True, help="A setting of the workers; may be repeated."
 )
 @click.option("--timeout", type=click.FloatRange(1), default=3600.0, help="Seconds for the broadcast.")
@@ -133,6 +138,7 @@ def broadcast(
     transactional_rate: float,
     guarantee: str,
     quota: bool,
+    plan_first: bool,
     settings: tuple[tuple[str, str], ...],
     timeout: float,
     as_json: bool,
@@ -154,6 +160,7 @@ def broadcast(
         transactional_rate=transactional_rate,
         guarantee=guarantee,
         quota=quota,
+        plan_first=plan_first,
         timeout_s=timeout,
         settings=dict(settings),
     )
@@ -175,6 +182,10 @@ def show(out: Console, report: dict[str, Any]) -> None:
     out.print("  " + "   ".join(f"{name} {count:,}" for name, count in report["outcomes"].items() if count))
     out.print(f"  doubled {report['duplicated']:,}, missing {report['missing']:,}, as the providers counted")
     out.print("  after the call: " + ", ".join(f"{name} {at:.2f} s" for name, at in report["stages"].items()))
+    if planner := report["planner_alone"]:
+        out.print(
+            f"  planning alone took {planner['seconds']:.2f} s: {planner['per_second']:,} devices a second"
+        )
     out.print(f"  answers over time  {sparkline(report['over_time'])}")
     if report["transactional"]["calls"]:
         ms = report["transactional"]["ms"]
@@ -182,18 +193,19 @@ def show(out: Console, report: dict[str, Any]) -> None:
             f"  {report['transactional']['calls']:,} transactional sends, ms from call to outcome: "
             + ", ".join(f"{name} {value:,.0f}" for name, value in ms.items())
         )
-    table = Table("process", "CPU s", "peak MB", box=None, pad_edge=False)
+    table = Table("process", "CPU s", "peak MB", "largest MB", box=None, pad_edge=False)
     for name, seconds in report["cpu_s"].items():
-        peak = report["peak_mb"][name]
-        table.add_row(
-            name,
-            "unknown" if seconds is None else f"{seconds:.2f}",
-            "unknown" if peak is None else f"{peak:.0f}",
-        )
+        peak, largest = report["peak_mb"][name], report["largest_mb"][name]
+        table.add_row(name, _known(seconds, 2), _known(peak, 0), _known(largest, 0))
     out.print(table)
+    out.print("  peak: a process with all that it started; largest: the largest of them alone")
     out.print(
-        f"  broker held at most {report['broker_peak_mb']:.2f} MB, database grew by {report['database_growth_mb']:.0f} MB"
+        f"  broker held at most {_known(report['broker_peak_mb'], 2)} MB, database grew by {report['database_growth_mb']:.0f} MB"
     )
+
+
+def _known(value: float | None, digits: int) -> str:
+    return "unknown" if value is None else f"{value:.{digits}f}"
 
 
 def sparkline(over_time: list[tuple[float, int]]) -> str:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,16 @@ platforms_option = click.option(
 @click.option(
     "--broker-url", help="Another broker than the embedded Redis, such as amqp://user:password@localhost//."
 )
+@click.option(
+    "--keep", is_flag=True, help="Leave everything running, with a console to look at it, until Ctrl-C."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    show_default=True,
+    help="Of the console, with --keep; another one where this is taken.",
+)
 @platforms_option
 @json_option
 def demo(
@@ -78,6 +89,8 @@ def demo(
     latency_ms: float,
     guarantee: str,
     broker_url: str | None,
+    keep: bool,
+    port: int,
     platforms: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -85,27 +98,70 @@ def demo(
 
     Starts PostgreSQL, Redis, mock providers and workers in a private folder, imports the devices, sends one broadcast, counts at
     the mock what arrived, and removes everything again.
+
+    With --keep it stays, and a console is served on this machine: the link that is printed signs you in, once.
     """
     from pushq.database import Database  # noqa: PLC0415
     from pushq.demo.stack import Stack  # noqa: PLC0415
     from pushq.settings import ServiceUrl  # noqa: PLC0415
 
+    if keep:
+        _need_web()
     out = console(stderr=as_json)
     with Stack(latency_ms=latency_ms, broker_url=broker_url, platforms=platforms, say=_say(out)) as stack:
         os.environ.update(stack.environment)
         database = Database(ServiceUrl(stack.environment["PUSHQ_DATABASE_URL"]), pool_size=2)
         try:
             report = _broadcast(stack, database, devices, dead_ratio, platforms, guarantee, out)
+            if keep:
+                _print(out, report, as_json=as_json)
+                _keep(stack, database, port, out)
         finally:
             database.close()
         _say(out)("stopping and removing everything")
-    problems = _problems(report)
+    if not keep:
+        _print(out, report, as_json=as_json)
+    if problems := _problems(report):
+        raise DemoFailed("; ".join(problems))
+
+
+def _print(out: Console, report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         emit_json(report)
     else:
         _print_report(out, report)
-    if problems:
-        raise DemoFailed("; ".join(problems))
+
+
+def _need_web() -> None:
+    # Not imported: Celery would be configured with it, before the demo's broker is there.
+    for library in ("fastapi", "jinja2", "uvicorn"):
+        if find_spec(library) is None:
+            raise PushqError(
+                f"pushq demo --keep needs {library}, which is not installed. Run: pip install 'pushq[web]'"
+            )
+
+
+def _keep(stack: Stack, database: Database, port: int, out: Console) -> None:
+    """Serve a console until Ctrl-C."""
+    from pushq.demo.console import add_segments, start  # noqa: PLC0415
+
+    add_segments(database, APP)
+    made = start(stack, database, port=port)
+    file = stack.folder / "env"
+    # Passwords of the private servers are in it.
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+        opened.write(stack.exports())
+    out.print("\n[bold]The console is ready. Open this link, once, within 15 minutes:[/bold]\n")
+    out.print(f"  {made.link}\n", soft_wrap=True)
+    out.print(f"  later: {made.address}   user {made.user}, password {made.password}", soft_wrap=True)
+    out.print(f"  for commands, elsewhere: source {file}", soft_wrap=True)
+    out.print("  stop and remove everything: Ctrl-C")
+    try:
+        while True:
+            stack.fleet.check_alive()
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        out.print()
 
 
 def _say(out: Console) -> Any:

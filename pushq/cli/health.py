@@ -14,7 +14,7 @@ from pushq.cli.output import emit_json, json_option
 from pushq.platforms import PLATFORMS
 from pushq.settings import load
 
-ROLES = ("core", *PLATFORMS, "beat", "exporter")
+ROLES = ("core", *PLATFORMS, "beat", "web", "exporter")
 
 
 @click.command(epilog="Example: pushq health apns --ready")

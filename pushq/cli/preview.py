@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,38 +14,11 @@ from pushq.cli.output import emit_json, json_option
 from pushq.errors import InvalidRequest
 from pushq.ledger.sends import Send
 from pushq.platforms import PLATFORMS, TITLES
-from pushq.settings import AppSettings, Settings, load
+from pushq.settings import Settings, load
 from pushq.tokens.lookup import AddressedDevice
 
-#: What stands for the token of a device that is only imagined.
-SAMPLE_TOKENS: Final = {"apns": "ab" * 32, "fcm": "device-token", "hms": "device-token"}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One request, or why there is none.
-
-    Attributes:
-        user_id, device_id: None for an imagined device.
-        language: the device's.
-        size, limit: bytes of the message as the platform counts them.
-        refused: why this device would get nothing; the request is then missing.
-        without: names of the values that it lacks.
-    """
-
-    platform: str
-    user_id: int | None
-    device_id: int | None
-    environment: str
-    language: str | None
-    size: int | None = None
-    limit: int | None = None
-    refused: str | None = None
-    without: tuple[str, ...] = ()
-    method: str | None = None
-    url: str | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-    body: str | None = None
+if TYPE_CHECKING:
+    from pushq.delivery.preview import Shown
 
 
 @click.command(
@@ -92,6 +65,8 @@ def preview(
 
     Without --user the device is an imagined one, with what --language and --value say of it.
     """
+    from pushq.delivery.preview import imagined_devices, show  # noqa: PLC0415
+
     settings = load()
     if device_id is not None and user_id is None:
         raise InvalidRequest("--device", "a device without its user", "--user as well")
@@ -110,19 +85,14 @@ def preview(
     app = settings.need_apps()[send.app]
     platforms = params["platforms"] or tuple(app.platforms())
     if user_id is None:
-        devices = [
-            AddressedDevice(
-                0, 0, platform, params["environment"], SAMPLE_TOKENS[platform], params["language"]
-            )
-            for platform in platforms
-        ]
+        devices = imagined_devices(platforms, environment=params["environment"], language=params["language"])
     else:
         devices = [d for d in _devices(settings, send.app, user_id, device_id) if d.platform in platforms]
         if not devices:
             raise InvalidRequest(
                 "--user", f"no active device of user {user_id} in app {send.app!r}", "see: pushq tokens show"
             )
-    shown = [_show(send, app, device, imagined=user_id is None) for device in devices]
+    shown = [show(send, app, device, imagined=user_id is None) for device in devices]
     if as_json:
         emit_json({"send_id": str(send.id), "requests": [asdict(each) for each in shown]})
         return
@@ -130,26 +100,18 @@ def preview(
 
 
 def _imagined(settings: Settings, app_name: str | None, notification: Any, params: dict[str, Any]) -> Send:
-    from pushq.delivery.composing import send_of  # noqa: PLC0415
-    from pushq.ledger.sends import resolve_app, sendable_platforms  # noqa: PLC0415
-    from pushq.submission import submit  # noqa: PLC0415
+    from pushq.delivery.preview import imagined_send  # noqa: PLC0415
 
-    app = resolve_app(app_name, settings.need_apps())
-    submission = submit(
-        "broadcast",
+    return imagined_send(
+        app_name,
+        settings.need_apps(),
         notification=notification,
-        audience={
-            "segments": ["all"],
-            "platforms": list(params["platforms"] or settings.apps[app].platforms()),
-        },
-        guarantee=params["guarantee"],
+        platforms=params["platforms"],
         called_at=datetime.now(UTC),
-        app=app_name,
+        guarantee=params["guarantee"],
         idempotency_key=params["idempotency_key"],
         send_at=params["send_at"],
     )
-    sendable_platforms(submission, settings.apps[app], app)
-    return send_of(submission, app)
 
 
 def _stored(settings: Settings, send_id: uuid.UUID) -> Send:
@@ -171,44 +133,6 @@ def _devices(settings: Settings, app: str, user_id: int, device_id: int | None) 
 
     with database() as opened:
         return addressed(opened, app, user_id, device_id)
-
-
-def _show(send: Send, app: AppSettings, device: AddressedDevice, *, imagined: bool) -> Shown:
-    from pushq.delivery.composing import compose, values_of  # noqa: PLC0415
-    from pushq.providers.preview import format_of, request_of  # noqa: PLC0415
-    from pushq.rendering.contents import Renderer  # noqa: PLC0415
-
-    who = (
-        {"user_id": None, "device_id": None}
-        if imagined
-        else {"user_id": device.user_id, "device_id": device.id}
-    )
-    about: dict[str, Any] = {
-        "platform": device.platform, **who, "environment": device.environment, "language": device.language
-    }  # fmt: skip
-    section = app.platforms().get(device.platform)
-    if section is None:
-        return Shown(**about, refused="not_configured")
-    message, composed = compose(send, device.platform)
-    message = replace(message, environment=device.environment)
-    form = format_of(message, section)
-    renderer = Renderer(composed, form)
-    values = values_of(send, device.user_id, device.attributes) or {}
-    rendered = renderer.render([device.language], [values], 1)
-    content = rendered.contents[0]
-    if content is None:
-        without = renderer.missing(device.language, values)
-        return Shown(**about, limit=form.limit, refused=rendered.refused[0], without=without)
-    request = request_of(message, section, device.token.encode(), device.id, content)
-    return Shown(
-        **about,
-        size=renderer.size(device.language, values),
-        limit=form.limit,
-        method=request.method,
-        url=request.url,
-        headers=request.headers,
-        body=request.body.decode(),
-    )
 
 
 def _picture(shown: Shown) -> str:

@@ -6,7 +6,6 @@ import math
 import sys
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,14 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pushq.database import Database
+from pushq.ledger.pace import POLL_S, Speed, duration
 from pushq.ledger.progress import COUNTS, Progress, progress
 from pushq.ledger.sends import UnknownSend
 
-POLL_S = 0.25
-#: What the present rate is taken from: seconds, and changes of the number.
-RATE_OVER_S = 5.0
-RATE_AT_MOST_S = 60.0
-RATE_STEPS = 4
 _COLOURS = {
     "accepted": "green",
     "dead": "red",
@@ -53,32 +48,6 @@ def bar(counts: dict[str, int] | None, width: int = _WIDTH) -> Text:
         text.append("█" * (upto - drawn), style=_COLOURS[name])
         drawn = upto
     return text.append("·" * (width - drawn), style="dim")
-
-
-class Speed:
-    """Recipients settled a second, lately. The clock is passed in.
-
-    Batches settle as a whole, so a slow send moves in steps: the rate is that of the last five seconds and of at least the last few
-    steps, but never of more than a minute.
-    """
-
-    def __init__(self) -> None:
-        #: When the number changed, and to what; the first look as well.
-        self._steps: deque[tuple[float, int]] = deque()
-
-    def rate(self, now: float, settled: int) -> float | None:
-        """The rate as of now; None while there is too little to tell."""
-        steps = self._steps
-        if not steps or steps[-1][1] != settled:
-            steps.append((now, settled))
-        while len(steps) > 1 and steps[1][0] <= now - (
-            RATE_OVER_S if len(steps) > RATE_STEPS + 1 else RATE_AT_MOST_S
-        ):
-            steps.popleft()
-        since, before = steps[0]
-        if now - since < (RATE_OVER_S if len(steps) == 1 else POLL_S):
-            return None
-        return (settled - before) / (now - since)
 
 
 def picture(state: Progress, rate: float | None = None) -> Table:
@@ -110,13 +79,6 @@ def picture(state: Progress, rate: float | None = None) -> Table:
     table.caption = f"{state.settled:,} settled in {state.seconds:,.1f} s, {speed:,.0f} a second{eta}"
     table.caption_justify = "left"
     return table
-
-
-def duration(seconds: float) -> str:
-    """Such as ``42 s``, ``12 min`` or ``3.5 h``."""
-    if seconds < 120:
-        return f"{seconds:,.0f} s"
-    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ log = logging.getLogger("pushq.worker")
 DEFAULT_CONCURRENCY = dict.fromkeys(("core", *PLATFORMS), 16)
 
 
-@click.command(epilog="Example: pushq worker apns --concurrency 16")
+@click.command(epilog="Example: pushq worker apns --lane broadcast --nice 10")
 @click.argument("kind", type=click.Choice(["core", *PLATFORMS]))
 @click.option(
     "--concurrency", "-c", type=click.IntRange(1, 1000), help="Batches at the same time (default: 16)."
@@ -33,6 +33,12 @@ DEFAULT_CONCURRENCY = dict.fromkeys(("core", *PLATFORMS), 16)
     default="both",
     help="Which lane's queues to serve; broadcast buries, sweeps and cleans, too.",
 )
+@click.option(
+    "--nice",
+    type=click.IntRange(0, 19),
+    default=0,
+    help="How far it stands back when the processors are short: broadcasts behind transactional sends.",
+)
 @click.option("--name", help="The worker's node name; default: the kind and the process id.")
 @click.option(
     "--ready-file", type=click.Path(dir_okay=False, path_type=Path), help="Made once the worker takes tasks."
@@ -42,6 +48,7 @@ def worker(
     kind: str,
     concurrency: int | None,
     lane: str,
+    nice: int,
     name: str | None,
     ready_file: Path | None,
     parent_pid: int | None,
@@ -57,6 +64,7 @@ def worker(
     from pushq import tracing  # noqa: PLC0415
     from pushq.app import app, declare_poison  # noqa: PLC0415
     from pushq.observe.endpoint import serve  # noqa: PLC0415
+    from pushq.observe.greenlets import LiveGreenlets  # noqa: PLC0415
     from pushq.observe.worker import WorkerHealth  # noqa: PLC0415
     from pushq.tasks import hooks, runtime  # noqa: PLC0415
     from pushq.tasks.event_groups import EventGroups  # noqa: PLC0415
@@ -64,6 +72,8 @@ def worker(
     from pushq.tasks.replaced_connection import NoticeReplacedConnection  # noqa: PLC0415
 
     end_with(parent_pid)
+    if nice:
+        os.nice(nice)
     settings = load()
     logs.configure(settings, f"worker-{kind}")
     _leave_logs_alone()
@@ -78,6 +88,7 @@ def worker(
     runtime.configure(settings, () if kind == "core" else (kind,), greenlets=greenlets)
     queues = _queues(kind, lane)
     REGISTRY.register(HeldMessages(queues))
+    REGISTRY.register(LiveGreenlets())
     arguments = ["--quiet", "worker", "-P", "gevent", "-c", str(greenlets), "-Q", ",".join(queues)]
     arguments += [
         "-n",

@@ -329,6 +329,21 @@ class Attempt:
         self.failures.pop(position, None)
         self.dead.append(DeadLetter(position, outcome, verdict.status, verdict.reason, verdict.invalid_since))
 
+    @property
+    def smooth(self) -> bool:
+        """Whether everybody has a final outcome, nobody a dead letter, and nothing is left to decide."""
+        return not (
+            self.dead
+            or self.failures
+            or self.guarded
+            or self._doubtful
+            or self.blamed
+            or self.halted
+            or self.reauthenticate
+            or self.not_sent
+            or min(self.outcomes) <= Outcome.CLAIMED
+        )
+
     def tries(self, before: bytes) -> bytes:
         """How often each recipient has been tried by now.
 

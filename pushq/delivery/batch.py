@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 import redis
 
 from pushq import metrics, tracing
+from pushq.delivery import events
 from pushq.delivery.attempt import Attempt
 from pushq.delivery.conclusion import Circumstances, Conclusion, conclude
 from pushq.delivery.counting import Counting
@@ -73,9 +75,15 @@ class BatchRun:
         sending = Sending(
             self._d, lease, send, client, attempt, self._watched, self._counting, journaled=self._journaled
         )
+        return self.finish(client, attempt, sending, sending.deliver)
+
+    def finish(
+        self, client: ProviderClient, attempt: Attempt, sending: Sending, deliver: Callable[[], None]
+    ) -> Step:
+        """Settle what ``deliver`` achieves, or what keeps it from sending. Raises as :meth:`go`."""
         error: str | None = None
         try:
-            sending.deliver()
+            deliver()
         except CredentialRefused as exc:
             if not self._renewed(client, sending):
                 self._guard(client, attempt)
@@ -86,7 +94,7 @@ class BatchRun:
             # A header of the message, which is everybody's. Anything else may be one recipient's, and is parked with its batch.
             if not exc.field.startswith("template."):
                 raise
-            error = f"{lease.platform}: no request can be made of the message ({exc})"
+            error = f"{self._lease.platform}: no request can be made of the message ({exc})"
             self._fail(error)
         return self._settle(client, attempt, sending, error)
 
@@ -256,7 +264,7 @@ class BatchRun:
         if settled.done:
             sends.finish_if_complete(self._d.database, send.id)
         tries = max(attempts)
-        log.info("batch_settled", extra={"attempt": tries, "retry_in": retry_in, "error": error})
+        events.settled(attempt=tries, retry_in=retry_in, error=error)
         tracing.note(
             recipients=len(attempts), attempt=tries, retry_in=retry_in, dead_letters=len(letters), error=error
         )
@@ -272,8 +280,7 @@ class BatchRun:
         try:
             self._d.journal.close(self._lease)
         except redis.RedisError as exc:
-            # It expires by itself, and the row no longer names its token.
-            log.warning("journal_not_closed", extra={"error": type(exc).__name__})
+            events.journal_not_closed(exc)
 
     def _stop(self, verdict: Verdict) -> None:
         """The provider refuses the message itself: end the send with one clear reason, for everybody would get the same."""

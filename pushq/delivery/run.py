@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 from pushq.database import Database
+from pushq.delivery import events
 from pushq.delivery.batch import POSTPONE_S, BatchRun
 from pushq.delivery.drain import Drain
 from pushq.delivery.gate import Gate, OpenGate
@@ -22,9 +23,10 @@ from pushq.delivery.kept import KeptSends
 from pushq.delivery.leases import LeaseKeeper
 from pushq.delivery.means import Means, Step
 from pushq.delivery.present import Present
+from pushq.delivery.prompt import Prompt
 from pushq.delivery.watch import SendWatch
 from pushq.http2.greenlets import Task
-from pushq.ledger import batches, due, sends
+from pushq.ledger import batches, due, prompt, sends
 from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.journal import Journal
 from pushq.ledger.sends import Send
@@ -142,6 +144,42 @@ class Delivery:
             if alone:
                 self._suspect.release()
 
+    def run_together(self, keys: Sequence[tuple[uuid.UUID, int]]) -> dict[tuple[uuid.UUID, int], Step]:
+        """Deliver what is open in several small batches of transactional sends. Safe to call any number of times, as :meth:`run`.
+
+        Raises:
+            ServiceUnavailable: as :meth:`run`.
+        """
+        steps: dict[tuple[uuid.UUID, int], Step] = {}
+        if not self.drain.begun:
+            steps = self._run_fresh(keys)
+        for key in keys:
+            if key not in steps:
+                steps[key] = self.run(*key)
+        return steps
+
+    def _run_fresh(self, keys: Sequence[tuple[uuid.UUID, int]]) -> dict[tuple[uuid.UUID, int], Step]:
+        taken = prompt.take_up(self._means.database, keys, self._means.settings.lease_seconds)
+        if any((send.app, lease.platform) not in self._means.clients for lease, send in taken):
+            self._look()  # its app may have been added a moment ago
+        with ExitStack() as held, self._present.hold() as means:
+            watched = [
+                (
+                    held.enter_context(self._leases.hold(lease)),
+                    send,
+                    held.enter_context(self._watch.watch(send.id, lease.rate)),
+                )
+                for lease, send in taken
+            ]
+            together = Prompt(means, watched)
+            try:
+                together.deliver()
+            except Exception as exc:
+                for lease in together.open.values():
+                    self._hand_back(lease, exc)
+                raise
+            return together.steps
+
     def _acquire(self, send_id: uuid.UUID, batch_no: int, *, suspects: bool) -> Lease | None:
         means = self._means
         return batches.acquire(
@@ -161,7 +199,7 @@ class Delivery:
                 with self._present.hold() as means:
                     return BatchRun(means, lease, send, watched).go()
             except Fenced as exc:
-                log.warning("batch_fenced", extra={"reason": str(exc)})
+                events.fenced(exc)
                 return Step()
 
     def _hand_back(self, lease: Lease, error: Exception) -> None:

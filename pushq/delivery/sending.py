@@ -12,6 +12,7 @@ from typing import Final, cast
 
 import redis
 
+from pushq.delivery import events
 from pushq.delivery.attempt import Attempt
 from pushq.delivery.composing import compose, values_of
 from pushq.delivery.counting import Counting
@@ -117,9 +118,8 @@ class Sending:
         users = lease.user_ids if whole else [lease.user_ids[i] for i in positions]
         devices = lease.device_ids if whole else [lease.device_ids[i] for i in positions]
         resolved = self._resolve(users, devices)
-        by_environment = self._by_environment(positions, resolved)
         try:
-            for environment, (where, tokens, rows) in by_environment.items():
+            for environment, (where, tokens, rows) in self._by_environment(positions, resolved).items():
                 self._message = replace(self._message, environment=environment)
                 pool = self._client.pool(environment)
                 if self._renderer is None:
@@ -332,7 +332,7 @@ class Sending:
             self._d.journal.write(self._lease, self._with_unwritten(spans))
             self._unwritten = None
         except (redis.RedisError, Fenced) as exc:
-            log.warning("claim_failed", extra={"error": type(exc).__name__})
+            events.claim_failed(exc)
             for position in positions:
                 attempt.outcomes[position] = Outcome.PENDING
             attempt.not_sent = "not_claimed"

@@ -71,7 +71,12 @@ def generate(
         }[platform]
         if dead:
             token = DEAD_PREFIX + token[len(DEAD_PREFIX) :]
-        yield Device(number, number * 10 // 11 + 1, platform, token, dead)
+        yield Device(number, user_of(number), platform, token, dead)
+
+
+def user_of(number: int) -> int:
+    """The user of the device with this number; both rise together. Users are numbered from 1, devices from 0."""
+    return number * 10 // 11 + 1
 
 
 def write_csv(file: TextIO, devices: Iterator[Device], *, app: str, now: datetime) -> int:

@@ -50,13 +50,15 @@ class Fleet:
         self._own = {} if own is None else own
         self._workers, self._beat = tuple(workers), beat
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        #: Processes that are no workers, and have no file that says they are ready.
+        self._others: set[str] = set()
 
     def __enter__(self) -> Self:
         try:
             for kind in self._workers:
                 self.spawn(kind)
             if self._beat:
-                self._start("beat", ["beat"])
+                self.launch("beat", "beat")
             self.await_ready()
         except BaseException:
             self.stop()
@@ -80,9 +82,14 @@ class Fleet:
         ready.unlink(missing_ok=True)
         self._start(name, ["worker", kind, "--ready-file", str(ready), *options])
 
+    def launch(self, name: str, *arguments: str) -> None:
+        """Start another ``pushq ARGUMENTS`` that ends with the others; nobody waits for it."""
+        self._others.add(name)
+        self._start(name, list(arguments))
+
     def await_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        waiting = {kind for kind in self._processes if kind != "beat"}
+        waiting = {kind for kind in self._processes if kind not in self._others}
         while waiting:
             self.check_alive()
             waiting = {kind for kind in waiting if not self._ready_file(kind).exists()}

@@ -27,6 +27,7 @@ class Stack:
         workers: which kinds to start at once (default: core and one of each platform); more can be spawned on ``fleet``.
         settings: further PUSHQ_ variables for the workers.
         platforms: those that get a worker.
+        own: more PUSHQ_ variables of single workers, by their name.
         say: called with what is going on, for people.
 
     Attributes:
@@ -47,11 +48,13 @@ class Stack:
         workers: Sequence[str] | None = None,
         settings: Mapping[str, str] | None = None,
         platforms: Sequence[str] = PLATFORMS,
+        own: Mapping[str, Mapping[str, str]] | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._parent, self._latency_ms, self._broker_url = parent, latency_ms, broker_url
         self._settings, self._say = dict(settings or {}), say
         self._wants_rabbitmq = rabbitmq
+        self._own = own
         self._workers = ("core", *platforms) if workers is None else tuple(workers)
         self._open = ExitStack()
         self.environment: dict[str, str] = {}
@@ -80,7 +83,9 @@ class Stack:
             schema.upgrade(self.environment["PUSHQ_DATABASE_URL"])
             if self._workers:
                 self._say(f"starting workers: {', '.join(self._workers)}")
-            self.fleet = opening.enter_context(Fleet(self.environment, self.folder, workers=self._workers))
+            self.fleet = opening.enter_context(
+                Fleet(self.environment, self.folder, workers=self._workers, own=self._own)
+            )
             self._open = opening.pop_all()
         return self
 

@@ -14,9 +14,10 @@ reset: RFC 9113 section 5.1 demands that for the second case, and allows it for 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Final
 
 from pushq.http2 import runs
 from pushq.http2.burst import Answer, Burst, Code
@@ -187,18 +188,6 @@ class Core:
         )
         self._out.put(window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW))
         self.events: list[Event] = []
-        self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
-            FrameType.DATA: self._on_data,
-            FrameType.HEADERS: self._on_headers,
-            FrameType.PRIORITY: self._on_priority,
-            FrameType.RST_STREAM: self._on_rst_stream,
-            FrameType.SETTINGS: self._on_settings,
-            FrameType.PUSH_PROMISE: self._on_push_promise,
-            FrameType.PING: self._on_ping,
-            FrameType.GOAWAY: self._on_goaway,
-            FrameType.WINDOW_UPDATE: self._on_window_update,
-            FrameType.CONTINUATION: self._on_continuation,
-        }
 
     # What the owner asks
 
@@ -472,9 +461,9 @@ class Core:
             raise PeerViolation(
                 ErrorCode.ENHANCE_YOUR_CALM, f"{_IDLE_FRAMES} frames in a row that ended no request"
             )
-        handler = self._handlers.get(kind)
+        handler = _HANDLERS.get(kind)
         if handler is not None:  # unknown types are ignored (section 4.1)
-            handler(flags, stream_id, payload)
+            handler(self, flags, stream_id, payload)
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         self._check_opened(stream_id, "DATA")
@@ -693,3 +682,18 @@ def _unpadded(payload: bytes, flags: int, what: str) -> bytes:
     if not payload or payload[0] >= len(payload):
         raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"{what} with more padding than payload")
     return payload[1 : len(payload) - payload[0]]
+
+
+#: Not bound to a core: one that held its own methods would be garbage that only the collector finds, with all its templates.
+_HANDLERS: Final[Mapping[int, Callable[[Core, int, int, bytes], None]]] = {
+    FrameType.DATA: Core._on_data,
+    FrameType.HEADERS: Core._on_headers,
+    FrameType.PRIORITY: Core._on_priority,
+    FrameType.RST_STREAM: Core._on_rst_stream,
+    FrameType.SETTINGS: Core._on_settings,
+    FrameType.PUSH_PROMISE: Core._on_push_promise,
+    FrameType.PING: Core._on_ping,
+    FrameType.GOAWAY: Core._on_goaway,
+    FrameType.WINDOW_UPDATE: Core._on_window_update,
+    FrameType.CONTINUATION: Core._on_continuation,
+}

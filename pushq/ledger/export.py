@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import repeat
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import orjson
 
 from pushq.database import Database
 from pushq.errors import InvalidRequest, PushqError
-from pushq.ledger.recipients import Block, recipients
+from pushq.ledger.recipients import Block, check_outcomes, recipients
 
 FIELDS: Final = (
     "send_id",
@@ -238,6 +238,50 @@ def export(
         progress(written)
     writer.finish()
     return written
+
+
+class _Sink(io.RawIOBase):
+    """What was written since it was last taken. It knows how much that was in all: Parquet asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[bytes] = []
+        self._written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._written
+
+    def write(self, data: Any) -> int:
+        part = bytes(data)
+        self._parts.append(part)
+        self._written += len(part)
+        return len(part)
+
+    def take(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
+
+
+def export_parts(
+    database: Database, send_id: uuid.UUID, format_: str, *, outcomes: Collection[str] = ()
+) -> Iterator[bytes]:
+    """The bytes that :func:`export` writes, part by part, for who hands them on. Bounded memory: a part is a few batches.
+
+    The first part comes before anything is read, so that errors of the choice are raised with it: MissingLibrary, InvalidRequest.
+    """
+    wanted = check_outcomes(outcomes)
+    with _Sink() as sink:
+        writer = FORMATS[format_](cast("BinaryIO", sink))
+        yield sink.take()
+        for block in recipients(database, send_id, wanted):
+            writer.write(block)
+            if part := sink.take():
+                yield part
+        writer.finish()
+        yield sink.take()
 
 
 @contextmanager

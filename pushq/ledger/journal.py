@@ -11,6 +11,7 @@ one the latest claims may be missing, so it is as good as lost (Redis documentat
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -45,8 +46,20 @@ for i = 2, #ARGV, 2 do redis.call('SETRANGE', KEYS[1], ARGV[i], ARGV[i + 1]) end
 return 1
 """
 _CLOSE: Final = """
-if redis.call('GETRANGE', KEYS[1], 0, 15) ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])
+for i = 1, #KEYS do
+  if redis.call('GETRANGE', KEYS[i], 0, 15) == ARGV[i] then redis.call('DEL', KEYS[i]) end
+end
+"""
+# KEYS journals; ARGV: ttl, then own token, own generation and outcomes of each. 1 for each that is begun, 0 where there is one.
+_BEGIN: Final = f"""
+local run, begun = {_RUN_ID}, {{}}
+for i = 1, #KEYS do
+  local at = 3 * i - 1
+  local found = redis.call('GETRANGE', KEYS[i], 0, 15)
+  begun[i] = (found == '' or found == ARGV[at]) and 1 or 0
+  if found == '' then redis.call('SET', KEYS[i], ARGV[at] .. run .. ARGV[at + 1] .. ARGV[at + 2], 'EX', ARGV[1]) end
+end
+return begun
 """
 
 
@@ -74,6 +87,7 @@ class Journal:
         self._read = client.register_script(_READ)
         self._write = client.register_script(_WRITE)
         self._close = client.register_script(_CLOSE)
+        self._begin = client.register_script(_BEGIN)
 
     def read(self, send_id: uuid.UUID, batch_no: int) -> Found | None:
         """The journal of a batch, or None when there is none."""
@@ -97,6 +111,17 @@ class Journal:
                 f"the journal of batch {lease.batch_no} of send {lease.send_id} belongs to another holder"
             )
 
+    def begin(self, leases: Sequence[Lease], outcomes: Sequence[bytes]) -> list[bool]:
+        """Begin the journals of batches that never had a holder. False for those that have a journal all the same.
+
+        Raises:
+            redis.RedisError: Redis does not answer.
+        """
+        args: list[bytes | str | int] = [TTL_S]
+        for lease, values in zip(leases, outcomes, strict=True):
+            args += [lease.token.bytes, f"{lease.generation:016x}", values]
+        return [bool(one) for one in self._begin(keys=[_key(*lease.key) for lease in leases], args=args)]
+
     def write(self, lease: Lease, spans: list[tuple[int, bytes]]) -> None:
         """Write outcomes by position.
 
@@ -111,9 +136,9 @@ class Journal:
                 f"the journal of batch {lease.batch_no} of send {lease.send_id} is gone or has another holder"
             )
 
-    def close(self, lease: Lease) -> None:
-        """Remove the journal of a settled attempt."""
-        self._close(keys=[_key(*lease.key)], args=[lease.token.bytes])
+    def close(self, *leases: Lease) -> None:
+        """Remove the journals of settled attempts; another holder's is left alone."""
+        self._close(keys=[_key(*lease.key) for lease in leases], args=[lease.token.bytes for lease in leases])
 
 
 def _key(send_id: uuid.UUID, batch_no: int) -> str:

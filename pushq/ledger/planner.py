@@ -222,8 +222,7 @@ def finish_planning(connection: Connection, send_id: uuid.UUID) -> None:
             connection,
             send_id,
             state="failed",
-            error="audience: found no active device; expected at least one."
-            " See: pushq tokens stats, pushq segments count NAME",
+            error=sends.NOBODY,
         )
     elif planned:
         sends.finish_complete(connection, send_id)

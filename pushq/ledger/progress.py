@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -116,15 +116,41 @@ def progress(database: Database, send_id: uuid.UUID) -> Progress:
     )
 
 
-def recent(database: Database, limit: int = 20) -> list[dict[str, Any]]:
-    """The newest sends, newest first."""
+def recent(
+    database: Database,
+    limit: int = 20,
+    *,
+    after: tuple[datetime, uuid.UUID] | None = None,
+    apps: Collection[str] | None = None,
+    states: Collection[str] | None = None,
+) -> list[dict[str, Any]]:
+    """The newest sends, newest first.
+
+    Args:
+        after: ``created_at`` and ``id`` of the last one of the page before.
+        apps: only sends of these; None: of all.
+        states: only those in one of these; None: in any.
+    """
+    conditions: list[str] = []
+    given: dict[str, Any] = {"limit": limit}
+    if after is not None:
+        # The first condition is where the walk along the index begins.
+        conditions.append("created_at <= :at AND (created_at < :at OR id > :after)")
+        given |= {"at": after[0], "after": after[1]}
+    if apps is not None:
+        conditions.append("app = ANY(CAST(:apps AS text[]))")
+        given["apps"] = sorted(apps)
+    if states is not None:
+        conditions.append("state = ANY(CAST(:states AS text[]))")
+        given["states"] = sorted(states)
+    where = " AND ".join(conditions) or "true"
     with database.begin() as connection:
         rows = connection.execute(
             text(
-                "SELECT id, kind, app, guarantee, state, error, called_at, finished_at, notification->>'title' AS title"
-                " FROM sends ORDER BY created_at DESC, id LIMIT :limit"
+                "SELECT id, kind, app, guarantee, state, error, called_at, created_at, finished_at, notification->>'title' AS title"  # noqa: S608
+                f" FROM sends WHERE {where} ORDER BY created_at DESC, id LIMIT :limit"
             ),
-            {"limit": limit},
+            given,
         ).all()
     return [dict(row._mapping) for row in rows]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -112,8 +112,17 @@ def preview(database: Database, send_id: uuid.UUID, choice: Choice) -> Replay:
         return _go_through(connection, send_id, choice, change=False)
 
 
-def replay(database: Database, send_id: uuid.UUID, choice: Choice) -> Replay:
+def replay(
+    database: Database,
+    send_id: uuid.UUID,
+    choice: Choice,
+    *,
+    also: Callable[[Connection, Replay], None] = lambda _, __: None,
+) -> Replay:
     """Open the chosen recipients again; the sweeper publishes their batches. With nobody chosen nothing changes.
+
+    Args:
+        also: what belongs to the same transaction, when something changed.
 
     Raises:
         UnknownSend: there is none.
@@ -121,6 +130,8 @@ def replay(database: Database, send_id: uuid.UUID, choice: Choice) -> Replay:
     """
     with database.begin() as connection:
         done = _go_through(connection, send_id, choice, change=True)
+        if done.recipients:
+            also(connection, done)
     if done.recipients:
         log.info(
             "send_replayed",

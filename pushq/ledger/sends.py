@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -50,6 +50,8 @@ _END_BATCH = f"""
 """
 
 
+#: Why a send failed whose audience is empty.
+NOBODY = "audience: found no active device; expected at least one. See: pushq tokens stats, pushq segments count NAME"
 #: Why nobody knows of a recipient whose worker had vanished, when the send was stopped before another could look.
 SEND_STOPPED = "no_answer_send_stopped"
 
@@ -217,12 +219,7 @@ def _insert(
             "fingerprint": submission.fingerprint(),
             "notification": _json(document["notification"]),
             "audience": _json(document["audience"]),
-            "options": _json(
-                {"platforms": list(platforms)}
-                | ({"retry": submission.retry} if submission.retry else {})
-                | ({"trace": trace} if (trace := tracing.send_headers()) else {})
-                | ({"values": document["values"]} if submission.values else {})
-            ),
+            "options": _json(options_of(submission, platforms)),
             "rate": submission.rate,
             "state": "failed" if error else "scheduled",
             "error": error,
@@ -232,6 +229,17 @@ def _insert(
         },
     ).first()
     return row is not None
+
+
+def options_of(submission: Submission, platforms: tuple[str, ...]) -> dict[str, Any]:
+    """What the row of a send says besides message, audience and times."""
+    values = submission.as_json()["values"] if submission.values else None
+    return (
+        {"platforms": list(platforms)}
+        | ({"retry": submission.retry} if submission.retry else {})
+        | ({"trace": trace} if (trace := tracing.send_headers()) else {})
+        | ({"values": values} if values else {})
+    )
 
 
 def _json(value: object) -> str:
@@ -274,17 +282,26 @@ def start_planning(connection: Connection, settings: Settings, send_id: uuid.UUI
     return [PlanShard(send_id, shard, transactional=row.kind == "transactional") for shard in shards]
 
 
+#: Columns of ``sends s`` that :func:`from_row` reads.
+SEND_COLUMNS = (
+    "s.kind, s.app, s.guarantee, s.notification, s.called_at, s.expires_at, s.rate, s.options, s.version,"
+    " CASE WHEN s.audience ?| array['topic', 'condition', 'channel'] THEN s.audience END AS target"
+)
+
+
 def load(connection: Connection, send_id: uuid.UUID) -> Send:
     """Raises UnknownSend when there is none."""
     row = connection.execute(
-        text(
-            "SELECT kind, app, guarantee, notification, called_at, expires_at, rate, options, version,"
-            " CASE WHEN audience ?| array['topic', 'condition', 'channel'] THEN audience END AS target FROM sends WHERE id = :id"
-        ),
+        text(f"SELECT {SEND_COLUMNS} FROM sends s WHERE s.id = :id"),  # noqa: S608
         {"id": send_id},
     ).first()
     if row is None:
         raise _unknown(send_id)
+    return from_row(send_id, row)
+
+
+def from_row(send_id: uuid.UUID, row: Any) -> Send:
+    """A send from the columns of :data:`SEND_COLUMNS`."""
     return Send(
         send_id,
         row.kind,
@@ -329,6 +346,14 @@ def state_of(connection: Connection, send_id: uuid.UUID) -> str:
     return str(state)
 
 
+def app_of(connection: Connection, send_id: uuid.UUID) -> str:
+    """Raises UnknownSend when there is none."""
+    app = connection.execute(text("SELECT app FROM sends WHERE id = :id"), {"id": send_id}).scalar()
+    if app is None:
+        raise _unknown(send_id)
+    return str(app)
+
+
 def _unknown(send_id: uuid.UUID) -> UnknownSend:
     return UnknownSend(f"No send has the id {send_id}. See: pushq sends")
 
@@ -341,6 +366,16 @@ def audience_of(connection: Connection, send_id: uuid.UUID) -> tuple[str, Any, l
         {"id": send_id},
     ).one()
     return row.app, parse_audience(row.audience), list(row.platforms)
+
+
+def fingerprints(database: Database, send_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """What the sends among these ids were called with (see :meth:`pushq.submission.Submission.fingerprint`)."""
+    with database.begin() as connection:
+        rows = connection.execute(
+            text("SELECT id, fingerprint FROM sends WHERE id = ANY(CAST(:ids AS uuid[]))"),
+            {"ids": list(send_ids)},
+        )
+        return {row.id: row.fingerprint for row in rows}
 
 
 def trace_of(connection: Connection, send_id: uuid.UUID) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 import uuid
 from collections import Counter
@@ -18,20 +17,18 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import redis
-
 from pushq.database import Database
 from pushq.demo.commands import pushq_command
-from pushq.demo.devices import DEFAULT_PLATFORMS, Device, generate, write_csv
+from pushq.demo.devices import DEFAULT_PLATFORMS, Device, generate, user_of, write_csv
 from pushq.demo.stack import Stack
-from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.errors import PushqError
 from pushq.ledger.progress import Progress, progress, waiting_dead_letters
 from pushq.ledger.sends import UnknownSend
 from pushq.ledger.timings import database_bytes, stages, transactional_ends
+from pushq.loadtest.broker import BrokerWatch, rabbitmq_megabytes, redis_megabytes
 from pushq.loadtest.pacing import PacedCalls
 from pushq.loadtest.processes import Watch
-from pushq.loadtest.quantiles import summary
+from pushq.loadtest.quantiles import histogram, summary
 from pushq.mock import MockProcess
 from pushq.settings import ServiceUrl
 
@@ -42,6 +39,8 @@ MEMORY_EVERY: Final = 16
 #: The ledger is summed in every such look: the end is read from it, so this costs no accuracy.
 LEDGER_EVERY: Final = 4
 SETTLE_TIMEOUT_S: Final = 60.0
+#: Where a lane of their own serves transactional sends, broadcasts stand back for them.
+BROADCAST_NICE: Final = 10
 #: FCM's own default quota, requests in a minute.
 QUOTA: Final = 600_000
 
@@ -60,6 +59,7 @@ class Plan:
         settings: further PUSHQ_ variables for the workers.
         transactional_rate: calls per second beside the broadcast; 0 is none.
         quota: the mock of FCM refuses more than 600,000 requests a minute, and pushq is told so, without a ramp; else neither.
+        plan_first: before the broadcast plan another one with nobody there to deliver it, and cancel it.
         timeout_s: for the broadcast.
     """
 
@@ -72,6 +72,7 @@ class Plan:
     transactional_rate: float = 0.0
     guarantee: str = "at_most_once"
     quota: bool = False
+    plan_first: bool = False
     timeout_s: float = 3600.0
     settings: Mapping[str, str] = field(default_factory=dict)
     notification: Mapping[str, Any] = field(
@@ -117,8 +118,9 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         database = Database(ServiceUrl(stack.environment["PUSHQ_DATABASE_URL"]), pool_size=3)
         opening.callback(database.close)
         users = _load(stack, plan, say)
+        planner = _plan_alone(stack, database, plan, say) if plan.plan_first else None
         _start_workers(stack, plan, say)
-        return _Measurement(plan, stack, database, users, say).report()
+        return _Measurement(plan, stack, database, users, say).report() | {"planner_alone": planner}
 
 
 def _set_rates(mock: MockProcess, *, quota: bool) -> None:
@@ -152,7 +154,60 @@ def _load(stack: Stack, plan: Plan, say: Callable[[str], None]) -> int:
     path.unlink()
     say("warming the token cache: pushq cache warm")
     pushq_command("cache", "warm", "--json", timeout_s=plan.timeout_s)
-    return max(one.user_id for one in devices(plan))
+    return user_of(plan.devices - 1)
+
+
+def _call(plan: Plan) -> uuid.UUID:
+    from pushq.tasks.entry import send_broadcast  # noqa: PLC0415 - Celery asks for its broker when it is imported
+
+    result = send_broadcast.delay(
+        notification=dict(plan.notification),
+        audience={"segments": ["all"], "platforms": list(plan.platforms)},
+        app=APP,
+        guarantee=plan.guarantee,
+    )
+    return uuid.UUID(result.id)
+
+
+def _plan_alone(stack: Stack, database: Database, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """A broadcast of which only the planning is done. The worker ends afterwards: the broadcast proper begins with new ones."""
+    say("planning alone: one core worker, nobody to deliver")
+    stack.fleet.spawn("core", name="planner")
+    stack.fleet.await_ready()
+    watch = Watch(stack.pids())
+    send_id = _call(plan)
+    deadline = time.monotonic() + plan.timeout_s
+    while True:
+        time.sleep(LOOK_S)
+        watch.look(memory=False)
+        stack.fleet.check_alive()
+        state = _progress(database, send_id)
+        if state is not None and state.planned_at is not None:
+            break
+        if time.monotonic() > deadline:
+            raise BenchFailed(f"not planned after {plan.timeout_s:g} s: {state}")
+    watch.look()
+    usage = watch.usage()
+    pushq_command("cancel", str(send_id), "--json", timeout_s=SETTLE_TIMEOUT_S)
+    stack.fleet.end("planner")
+    devices = state.total("devices")
+    cpu = {name: one.cpu_s for name, one in usage.items()}
+    seconds = (state.planned_at - state.called_at).total_seconds()
+    return {
+        "devices": devices,
+        "seconds": round(seconds, 3),
+        "per_second": round(devices / seconds),
+        "cpu_s": cpu,
+        "cpu_per_recipient_us": _per_recipient(cpu, devices),
+        "largest_mb": {name: one.largest_mb for name, one in usage.items()},
+    }
+
+
+def _progress(database: Database, send_id: uuid.UUID) -> Progress | None:
+    try:
+        return progress(database, send_id)
+    except UnknownSend:
+        return None
 
 
 def _start_workers(stack: Stack, plan: Plan, say: Callable[[str], None]) -> None:
@@ -163,6 +218,8 @@ def _start_workers(stack: Stack, plan: Plan, say: Callable[[str], None]) -> None
     for kind, count in workers.items():
         role, _, lane = kind.partition("-")
         options = ["--lane", lane or "broadcast"] if role in split else []
+        if role in split and lane != "transactional":
+            options += ["--nice", str(BROADCAST_NICE)]
         for number in range(1, count + 1):
             stack.fleet.spawn(role, *options, name=f"{kind}-{number}")
     stack.fleet.await_ready()
@@ -182,24 +239,19 @@ class _Measurement:
         self._plan, self._stack, self._database = plan, stack, database
         self._users, self._say = users, say
         self._over_time: list[tuple[float, int]] = []
-        self._broker_mb = 0.0
+        server, url = stack.rabbitmq, stack.environment["PUSHQ_BROKER_URL"]
+        self._broker = BrokerWatch(
+            (lambda: redis_megabytes(url)) if server is None else (lambda: rabbitmq_megabytes(server))
+        )
         # This process calls and counts; the others are its children.
         self._watch = Watch({**stack.pids(), "caller": os.getpid()}, alone=("caller",))
 
     def report(self) -> dict[str, Any]:
-        from pushq.tasks.entry import send_broadcast  # noqa: PLC0415 - Celery asks for its broker when it is imported
-
         plan = self._plan
         size_before = database_bytes(self._database)
         with PacedCalls(plan.transactional_rate, self._users, APP) as paced:
             self._say("send_broadcast.delay(...)")
-            result = send_broadcast.delay(
-                notification=dict(plan.notification),
-                audience={"segments": ["all"], "platforms": list(plan.platforms)},
-                app=APP,
-                guarantee=plan.guarantee,
-            )
-            send_id = uuid.UUID(result.id)
+            send_id = _call(plan)
             state = self._follow(send_id)
         usage = self._watch.usage()
         latencies, failed, without_end = self._transactional(paced)
@@ -233,36 +285,35 @@ class _Measurement:
                 "open": without_end,
                 "late_s": round(paced.late, 3),
                 "ms": {name: round(value * 1000, 1) for name, value in summary(latencies).items()},
+                "ms_histogram": [(round(end * 1000, 3), count) for end, count in histogram(latencies)],
             },
             "cpu_s": cpu,
             "cpu_per_recipient_us": _per_recipient(cpu, state.total("devices")),
             "peak_mb": {name: one.peak_mb for name, one in usage.items()},
-            "broker_peak_mb": round(self._broker_mb, 3),
+            "largest_mb": {name: one.largest_mb for name, one in usage.items()},
+            "growth_mb": {name: one.growth_mb for name, one in usage.items()},
+            "broker_peak_mb": None if self._broker.peak_mb is None else round(self._broker.peak_mb, 3),
+            "broker_looks": {"answered": self._broker.looks, "failed": dict(self._broker.failed)},
             "database_growth_mb": round((database_bytes(self._database) - size_before) / 2**20, 1),
             **counted,
         }
 
     def _follow(self, send_id: uuid.UUID) -> Progress:
         begin = time.monotonic()
-        broker = threading.Thread(target=self._watch_broker, args=(stop := threading.Event(),))
-        broker.start()
-        try:
-            look = 0
+        look = 0
+        with self._broker:
             while True:
                 time.sleep(LOOK_S)
                 look += 1
                 self._watch.look(memory=look % MEMORY_EVERY == 0)
                 self._over_time.append((round(time.monotonic() - begin, 2), self._answered()))
                 self._stack.fleet.check_alive()
-                state = self._progress(send_id) if look % LEDGER_EVERY == 0 else None
+                state = _progress(self._database, send_id) if look % LEDGER_EVERY == 0 else None
                 if state is not None and state.finished:
                     self._watch.look()
                     return state
                 if time.monotonic() - begin > self._plan.timeout_s:
                     raise BenchFailed(f"not finished after {self._plan.timeout_s:g} s: {state}")
-        finally:
-            stop.set()
-            broker.join()
 
     def _answered(self) -> int:
         """Recipients that the providers have answered about so far; they know it without summing, unlike the ledger."""
@@ -271,20 +322,6 @@ class _Measurement:
         return sum(
             platforms[name]["accepted" if name == "hms" else "requests"] for name in self._plan.platforms
         )
-
-    def _progress(self, send_id: uuid.UUID) -> Progress | None:
-        try:
-            return progress(self._database, send_id)
-        except UnknownSend:
-            return None
-
-    def _watch_broker(self, stop: threading.Event) -> None:
-        server = self._stack.rabbitmq
-        while not stop.wait(LOOK_S):
-            self._broker_mb = max(
-                self._broker_mb,
-                _rabbitmq_mb(server) if server else _redis_mb(self._stack.environment["PUSHQ_BROKER_URL"]),
-            )
 
     def _transactional(self, paced: PacedCalls) -> tuple[list[float], Counter[str], int]:
         """Seconds from call to settled outcome, a little after the provider's answer; why others failed, and how many have no end.
@@ -314,14 +351,13 @@ class _Measurement:
         """What the providers accepted, against what they should have."""
         called = Counter(paced.calls.values())
         duplicated = missing = 0
-        for platform in self._plan.platforms:
-            accepted = self._stack.mock.accepted(platform)
-            for device in devices(self._plan):
-                if device.platform == platform and not device.dead:
-                    # A transactional call may come before or after a token's end; only living ones are compared.
-                    difference = accepted.pop(device.token, 0) - 1 - called[device.user_id]
-                    duplicated += max(difference, 0)
-                    missing += max(-difference, 0)
+        accepted = {platform: self._stack.mock.accepted(platform) for platform in self._plan.platforms}
+        for device in devices(self._plan):
+            if not device.dead:
+                # A transactional call may come before or after a token's end; only living ones are compared.
+                difference = accepted[device.platform].pop(device.token, 0) - 1 - called[device.user_id]
+                duplicated += max(difference, 0)
+                missing += max(-difference, 0)
         answers = self._stack.mock.stats()["platforms"]
         return {
             "duplicated": duplicated,
@@ -335,28 +371,12 @@ def _per_recipient(cpu: Mapping[str, float | None], recipients: int) -> float | 
     return round(sum(known) / recipients * 1e6, 2) if known else None
 
 
-def _redis_mb(url: str) -> float:
-    """What the queues and the unacknowledged messages occupy."""
-    with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
-        return (
-            sum(
-                client.memory_usage(key, samples=0) or 0
-                for key in client.scan_iter(count=100)
-                if not key.startswith(b"_kombu")
-            )
-            / 2**20
-        )
-
-
-def _rabbitmq_mb(server: RabbitMqServer) -> float:
-    held: int = sum(queue.get("message_bytes", 0) for queue in server.api("GET", "/queues"))
-    return held / 2**20
-
-
 def problems(report: Mapping[str, Any]) -> list[str]:
     """What of a report must not be, in words."""
     found = [f"{name}: {report[name]}, not 0" for name in ("duplicated", "missing") if report[name]]
-    outcomes = report["outcomes"]
+    looks, outcomes = report["broker_looks"], report["outcomes"]
+    if looks["failed"] and not looks["answered"]:
+        found.append(f"nobody knows what the broker held: {looks['failed']}")
     if outcomes["pending"]:
         found.append(f"{outcomes['pending']} recipients pending")
     if without_end := report["transactional"]["open"]:

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -25,12 +26,21 @@ class PacedCalls:
         failed: calls that the broker did not take, by error.
     """
 
-    def __init__(self, rate: float, users: int, app: str, *, seed: int = 0) -> None:
-        """``users``: they are numbered from 1."""
+    def __init__(
+        self,
+        rate: float,
+        users: int,
+        app: str,
+        *,
+        seed: int = 0,
+        guarantee: Callable[[int], str] = lambda user: "at_least_once",
+    ) -> None:
+        """``users``: they are numbered from 1. ``guarantee``: of a call to this user."""
         self.calls: dict[uuid.UUID, int] = {}
         self.failed: Counter[str] = Counter()
         self.late = 0.0
         self._rate, self._users, self._app = rate, users, app
+        self._guarantee = guarantee
         self._random = random.Random(seed)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="paced-calls")
@@ -60,7 +70,10 @@ class PacedCalls:
             user = self._random.randint(1, self._users)
             try:
                 result = send_notification.delay(
-                    [user], {"title": "Your code", "body": f"{number:06d}"}, app=self._app
+                    [user],
+                    {"title": "Your code", "body": f"{number:06d}"},
+                    app=self._app,
+                    guarantee=self._guarantee(user),
                 )
             except PushqError as exc:
                 self.failed[type(exc).__name__] += 1

@@ -92,7 +92,8 @@ class FastEngine:
         # Streams that are open, whether arriving, waiting for their answer or never to be answered.
         self._active = 0
         self._arriving: dict[int, _Arriving] = {}
-        self._stalled: set[int] = set()
+        #: Streams that are never answered, and the token that was counted as accepted all the same.
+        self._stalled: dict[int, bytes | None] = {}
         self._unfinished_block: tuple[int, int, bytearray] | None = None
         self._answers = DueAnswers()
         self._grant_due: float | None = None
@@ -171,7 +172,7 @@ class FastEngine:
         """
         self._refresh()
         endpoint, lane, layouts = self._endpoint, self._lane, self._blocks.layouts
-        accepted = endpoint.tally.accepted
+        times, fresh = endpoint.tally.times, endpoint.tally.fresh
         well_formed, success, split = lane.well_formed, lane.success, lane.split
         body_has_token = lane.path_prefix is None
         data_per_answer = lane.answer_data_bytes
@@ -209,7 +210,13 @@ class FastEngine:
                         and well_formed(token)
                         and (not apns_id or _valid_apns_id(apns_id))
                     ):
-                        accepted[token] = accepted.get(token, 0) + 1
+                        mark = hash(token)
+                        before = times.get(mark)
+                        if before is None:
+                            fresh.append(token)
+                            times[mark] = 1
+                        else:
+                            times[mark] = before + 1
                         remembered += 1
                         into = bucket or self._answers.bucket(tick + latency.draw(self._chance()))
                         into.answers.append(success(word(number), apns_id))
@@ -336,6 +343,7 @@ class FastEngine:
             tally.requests += accepted
             tally.rung += accepted
             tally.answers["200"] += accepted
+            tally.spill()
 
     def _open(self, stream: int) -> None:
         if self._active >= self._limit:
@@ -504,7 +512,7 @@ class FastEngine:
                 raise ProtocolViolation(ErrorCodes.FLOW_CONTROL_ERROR, text)
             self._answers.add(due, frames.answer_frames(stream, verdict.answer), verdict.rang)
         elif effect is None:
-            self._stalled.add(stream)
+            self._stalled[stream] = verdict.rang
         if isinstance(effect, Reset):
             reset = frames.frame(RST_STREAM, 0, stream, frames.WORD.pack(effect.code))
             self._answers.add(due, reset, verdict.rang)
@@ -529,7 +537,10 @@ class FastEngine:
             self._endpoint.tally.retract(token)
         for unprocessed in [number for number in self._arriving if number > last]:
             del self._arriving[unprocessed]
-        self._stalled = {number for number in self._stalled if number <= last}
+        for number in [number for number in self._stalled if number > last]:
+            rang = self._stalled.pop(number)
+            if rang is not None:
+                self._endpoint.tally.retract(rang, answered=False)
         self._active = len(self._arriving) + len(self._stalled) + len(self._answers)
         if effect.close == "now":
             self.ended = "close"
@@ -557,7 +568,7 @@ class FastEngine:
             or stream in self._stalled
             or self._answers.cancel(stream)
         )
-        self._stalled.discard(stream)
+        self._stalled.pop(stream, None)
         if known:
             self._active -= 1
 

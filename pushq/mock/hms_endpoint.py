@@ -17,12 +17,11 @@ _SEPARATOR = b"\n"
 class HmsTally(Tally):
     """Counts by device; ``requests`` and ``answers`` count requests. What is taken back is all devices of a request."""
 
-    def retract(self, token: bytes) -> None:
-        tokens = token.split(_SEPARATOR)
-        answers = self.answers["200"]
-        for each in tokens:
-            super().retract(each)
-        self.answers["200"] = answers - 1
+    def retract(self, token: bytes, *, answered: bool = True) -> None:
+        for each in token.split(_SEPARATOR):
+            super().retract(each, answered=False)
+        if answered:
+            self.answers["200"] -= 1
 
 
 @dataclass(slots=True)

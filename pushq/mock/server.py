@@ -103,6 +103,7 @@ class MockServer:
         except OSError as error:
             raise SettingsError(f"mock: {error.filename} cannot be used: {error.strerror}") from error
         tallies = {platform: Tally() for platform in PLATFORMS} | {"hms": HmsTally()}
+        self._tallies = tallies
         recent: dict[str, deque[Request]] = {}
         if settings.engine == "strict":
             recent = {platform: deque(maxlen=RECENT_REQUESTS) for platform in PLATFORMS}
@@ -282,6 +283,8 @@ class MockServer:
         ):
             listener.server.stop(timeout=1)
         self._connections.kill(timeout=2)
+        for tally in self._tallies.values():
+            tally.close()
 
     def _apns_rules(self, environment: str, verifier: ProviderTokenVerifier) -> ApnsRules:
         settings = self._settings

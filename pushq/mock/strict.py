@@ -70,7 +70,8 @@ class StrictEngine:
         self._grant_due: float | None = None
         # Bodies that the client's windows do not let out yet.
         self._bodies: dict[int, bytes] = {}
-        self._stalled: set[int] = set()
+        #: Streams that are never answered, and the token that was counted as accepted all the same.
+        self._stalled: dict[int, bytes | None] = {}
         self._last_stream = 0
         self._goaway_last: int | None = None
         self._close_when_drained = False
@@ -213,7 +214,7 @@ class StrictEngine:
                 self._due, (due, next(self._order), _Due(stream, verdict.answer, reset, verdict.rang))
             )
         elif effect is None:
-            self._stalled.add(stream)
+            self._stalled[stream] = verdict.rang
         if isinstance(effect, Cut):
             self.ended = "cut"
             return (
@@ -270,7 +271,10 @@ class StrictEngine:
                 self._endpoint.tally.retract(due.rang)
         self._due = [item for item in self._due if item[2].stream <= last]
         heapq.heapify(self._due)
-        self._stalled = {number for number in self._stalled if number <= last}
+        for number in [number for number in self._stalled if number > last]:
+            rang = self._stalled.pop(number)
+            if rang is not None:
+                self._endpoint.tally.retract(rang, answered=False)
         if effect.close == "now":
             self.ended = "close"
         self._close_when_drained = effect.close == "drained"
@@ -298,6 +302,6 @@ class StrictEngine:
         """The client reset a stream: no answer, but what was counted stays counted."""
         self._arriving.pop(stream, None)
         self._bodies.pop(stream, None)
-        self._stalled.discard(stream)
+        self._stalled.pop(stream, None)
         self._due = [item for item in self._due if item[2].stream != stream]
         heapq.heapify(self._due)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any, Final
+
+#: Tokens that wait in memory to be written down.
+SPILL: Final = 10_000
+_READ_BYTES: Final = 1 << 20
 
 
 class Tally:
@@ -14,12 +20,19 @@ class Tally:
     An acceptance is counted when the answer 200 is decided, before it is written: from then on a phone rings, whether or not
     the answer arrives.
 
-    ``accepted`` (token -> times) is a plain dictionary, written to directly by the fast engine; about 200 bytes a token.
+    Ten million tokens would be gigabytes. So ``times`` has the count by the token's hash (of 64 bits: that two of a million share one
+    happens once in 40 million runs, and would be told as a duplicate), and the tokens themselves, each at its first acceptance, go to
+    ``fresh`` and from there to a file without a name. The fast engine writes to both directly; about 90 bytes a token.
+
     ``early`` counts requests for a token before the end of the wait that a fault's Retry-After had asked for.
     """
 
     def __init__(self) -> None:
-        self.accepted: dict[bytes, int] = {}
+        self.times: dict[int, int] = {}
+        self.fresh: list[bytes] = []
+        self._file: IO[bytes] | None = None
+        #: Hashes whose count came back to nothing; they stay in ``times``, for their tokens are written down.
+        self._undone: set[int] = set()
         self.requests = 0
         self.rung = 0
         self.early = 0
@@ -31,18 +44,44 @@ class Tally:
         self.violations: Counter[str] = Counter()
 
     def ring(self, token: bytes) -> None:
-        self.accepted[token] = self.accepted.get(token, 0) + 1
-        self.rung += 1
-
-    def retract(self, token: bytes) -> None:
-        """A request that was counted is declared unprocessed by a GOAWAY."""
-        self.rung -= 1
-        self.answers["200"] -= 1
-        left = self.accepted[token] - 1
-        if left:
-            self.accepted[token] = left
+        mark = hash(token)
+        before = self.times.get(mark)
+        if before is None:
+            self.fresh.append(token)
+            self.times[mark] = 1
         else:
-            del self.accepted[token]
+            self.times[mark] = before + 1
+        self.rung += 1
+        self.spill()
+
+    def spill(self) -> None:
+        """Write the tokens down that were accepted for the first time, if they are many."""
+        if len(self.fresh) >= SPILL:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="pushq-mock-")  # noqa: SIM115 - closed by reset and close
+            self._file.write(b"".join(token + b"\n" for token in self.fresh))
+            self.fresh.clear()
+
+    @property
+    def accepted(self) -> dict[bytes, int]:
+        """How often each token was accepted."""
+        return {token: times for token in self._tokens() if (times := self.times[hash(token)])}
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def retract(self, token: bytes, *, answered: bool = True) -> None:
+        """A request that was counted is declared unprocessed by a GOAWAY. ``answered``: its answer 200 was counted as well."""
+        self.rung -= 1
+        if answered:
+            self.answers["200"] -= 1
+        mark = hash(token)
+        self.times[mark] -= 1
+        if not self.times[mark]:
+            self._undone.add(mark)
 
     def told_to_wait(self, token: bytes, until: float) -> None:
         """The client was asked to leave this token alone. ``until``: UNIX seconds, counted from when it got the answer."""
@@ -70,7 +109,10 @@ class Tally:
 
     def reset(self) -> None:
         """Forget what was counted; open connections stay open."""
-        self.accepted.clear()
+        self.times.clear()
+        self.fresh.clear()
+        self._undone.clear()
+        self.close()
         self.requests = self.rung = self.early = 0
         self._not_before.clear()
         self.connections_opened = self.connections_open
@@ -79,7 +121,7 @@ class Tally:
         self.violations.clear()
 
     def as_dict(self) -> dict[str, Any]:
-        distinct = len(self.accepted)
+        distinct = len(self.times) - sum(not self.times[mark] for mark in self._undone)
         return {
             "requests": self.requests,
             "accepted": self.rung,
@@ -94,7 +136,26 @@ class Tally:
 
     def lines(self, chunk: int = 5_000) -> Iterator[bytes]:
         """``token count`` lines, joined by the thousand; the counts may move while they are read."""
-        tokens = list(self.accepted)
-        for start in range(0, len(tokens), chunk):
-            part = tokens[start : start + chunk]
-            yield b"".join(b"%b %d\n" % (token, self.accepted.get(token, 0)) for token in part)
+        part: list[bytes] = []
+        for token in self._tokens():
+            if times := self.times.get(hash(token), 0):
+                part.append(b"%b %d\n" % (token, times))
+            if len(part) >= chunk:
+                yield b"".join(part)
+                part.clear()
+        yield b"".join(part)
+
+    def _tokens(self) -> Iterator[bytes]:
+        """Those that were ever accepted, in the order of their first time; more may come while they are read."""
+        fresh = list(self.fresh)
+        if self._file is not None:
+            file, at, end = self._file, 0, self._file.tell()
+            while at < end and file is self._file:  # else all was forgotten meanwhile
+                file.seek(at)
+                block = file.read(min(_READ_BYTES, end - at))
+                block = block[: block.rindex(b"\n") + 1]
+                at += len(block)
+                # Others write at the end meanwhile.
+                file.seek(0, os.SEEK_END)
+                yield from block[:-1].split(b"\n")
+        yield from fresh

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pushq.tasks import deliver, entry, maintenance, plan
+from pushq.tasks import deliver, entry, maintenance, many, plan
 
-__all__ = ["deliver", "entry", "maintenance", "plan"]
+__all__ = ["deliver", "entry", "maintenance", "many", "plan"]

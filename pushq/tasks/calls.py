@@ -13,14 +13,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum, auto
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import orjson
 from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from pushq.app import app
+from pushq.app import BROADCAST, TRANSACTIONAL, app
 from pushq.errors import InvalidRequest, ServiceUnavailable
 
 log = logging.getLogger("pushq.calls")
@@ -39,39 +39,55 @@ _DUE: Final = "pushq:calls:due"  # send id, by the UNIX time at which to publish
 _FAILURES: Final = (OperationalError, OSError, RedisError)
 
 
-def remember(
-    send_id: str,
-    task: str,
-    submission: Mapping[str, Any],
-    times: int = 0,
-    headers: Mapping[str, str] | None = None,
-) -> None:
-    """Keep a published call. Failing is no error of the call: it is in its queue, only not twice."""
+class Remembered(NamedTuple):
+    """A published call.
+
+    Attributes:
+        times: how often it was published before.
+    """
+
+    send_id: str
+    task: str
+    submission: Mapping[str, Any]
+    times: int = 0
+    headers: Mapping[str, str] | None = None
+
+
+def remember(*published: Remembered) -> None:
+    """Keep published calls. Failing is no error of the calls: they are in their queue, only not twice."""
     try:
         with _redis() as redis:
             if redis is not None:
-                due = time.time() + min(AGAIN_MOST_S, AGAIN_S * 2 ** min(times, _DOUBLINGS))
-                call = {"task": task, "submission": submission, "times": times, "headers": headers or {}}
+                now = time.time()
                 with redis.pipeline(transaction=True) as both:
-                    both.hset(_CALLS, send_id, orjson.dumps(call))
-                    both.zadd(_DUE, {send_id: due})
+                    for one in published:
+                        due = now + min(AGAIN_MOST_S, AGAIN_S * 2 ** min(one.times, _DOUBLINGS))
+                        call = one._asdict() | {"headers": one.headers or {}}
+                        del call["send_id"]
+                        both.hset(_CALLS, one.send_id, orjson.dumps(call))
+                        both.zadd(_DUE, {one.send_id: due})
                     both.execute()
     except _FAILURES as exc:
-        log.warning("call_not_remembered", extra={"send_id": send_id, "error": type(exc).__name__})
+        for one in published:
+            log.warning("call_not_remembered", extra={"send_id": one.send_id, "error": type(exc).__name__})
 
 
-def forget(send_id: str) -> None:
-    """The ledger has it, or has refused it. Left there, it would be accepted once more, which changes nothing."""
+def forget(*send_ids: str) -> None:
+    """The ledger has them, or has refused them. Left there, they would be accepted once more, which changes nothing."""
     try:
         with _redis() as redis:
-            if redis is not None:
-                _drop(redis, send_id)
+            if redis is not None and send_ids:
+                _drop(redis, *send_ids)
     except _FAILURES as exc:
-        log.warning("call_not_forgotten", extra={"send_id": send_id, "error": type(exc).__name__})
+        for send_id in send_ids:
+            log.warning("call_not_forgotten", extra={"send_id": send_id, "error": type(exc).__name__})
 
 
 def publish_again(now: float) -> int:
     """Publish what nobody has accepted in time. Returns how many.
+
+    As long as calls wait in a queue, an old one may be among them: what its workers cannot keep up with must not become twice as much. But
+    a queue that is never empty does not keep one from being published that is ten minutes late.
 
     Args:
         now: UNIX seconds.
@@ -81,12 +97,18 @@ def publish_again(now: float) -> int:
         with _redis() as redis:
             if redis is None:
                 return 0
-            due = cast(list[bytes], redis.zrangebyscore(_DUE, "-inf", now, start=0, num=LIMIT))
-            calls = cast(list[bytes | None], redis.hmget(_CALLS, due) if due else [])
-            for key, call in zip(due, calls, strict=True):
+            due = cast(
+                list[tuple[bytes, float]],
+                redis.zrangebyscore(_DUE, "-inf", now, start=0, num=LIMIT, withscores=True),
+            )
+            calls = cast(list[bytes | None], redis.hmget(_CALLS, [key for key, _ in due]) if due else [])
+            backlog = bool(due) and any(redis.llen(queue) for queue in (BROADCAST, TRANSACTIONAL))
+            for (key, since), call in zip(due, calls, strict=True):
                 send_id = key.decode()
                 if call is None:
                     _drop(redis, send_id)
+                    continue
+                if backlog and now - since < AGAIN_MOST_S:
                     continue
                 match _publish(send_id, call):
                     case Fate.PUBLISHED:
@@ -99,6 +121,12 @@ def publish_again(now: float) -> int:
         # The sweep of the ledger must go on all the same, and the next one finds the rest.
         log.warning("calls_not_published_again", extra={"error": type(exc).__name__})
     return published
+
+
+def refuse(send_id: str, error: Exception) -> None:
+    """Say that nobody can take this call."""
+    said = str(error) if isinstance(error, InvalidRequest) else f"{type(error).__name__}: {error}"
+    log.error("call_refused", extra={"send_id": send_id, "error": said})
 
 
 class Fate(Enum):
@@ -115,7 +143,7 @@ def _publish(send_id: str, remembered: bytes) -> Fate:
         name, submission, times = str(call["task"]), call["submission"], int(call["times"]) + 1
         headers = dict(call.get("headers") or {})
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        log.error("call_refused", extra={"send_id": send_id, "error": f"{type(exc).__name__}: {exc}"})
+        refuse(send_id, exc)
         return Fate.UNREADABLE
     task = app.tasks.get(name)
     if task is None:
@@ -124,16 +152,16 @@ def _publish(send_id: str, remembered: bytes) -> Fate:
     try:
         task.apply_async((submission,), task_id=send_id, remembered=times, headers=headers)
     except InvalidRequest as refusal:
-        log.error("call_refused", extra={"send_id": send_id, "error": str(refusal)})
+        refuse(send_id, refusal)
         return Fate.UNREADABLE
     log.warning("call_published_again", extra={"send_id": send_id, "times": times})
     return Fate.PUBLISHED
 
 
-def _drop(redis: Redis, send_id: str) -> None:
+def _drop(redis: Redis, *send_ids: str) -> None:
     with redis.pipeline(transaction=True) as both:
-        both.hdel(_CALLS, send_id)
-        both.zrem(_DUE, send_id)
+        both.hdel(_CALLS, *send_ids)
+        both.zrem(_DUE, *send_ids)
         both.execute()
 
 

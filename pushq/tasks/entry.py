@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from inspect import Signature, signature
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from celery import Task
 from celery.exceptions import Reject
@@ -17,16 +17,21 @@ from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
 from pushq import tracing
-from pushq.app import PUBLISH_TIMEOUTS, app
+from pushq.app import BROADCAST, PUBLISH_TIMEOUTS, TRANSACTIONAL, app, to_queue
 from pushq.errors import InvalidRequest, ServiceUnavailable
 from pushq.settings import load
 from pushq.submission import Guarantee, Submission, parse_submission, submit
 from pushq.tasks import calls
 
 #: Celery's own names for an option that only makes sense on a running task.
+#: Options by which a caller, or Celery's retry, has a message go another way than to its queue at once.
+_WAYS = ("queue", "exchange", "routing_key", "countdown", "eta")
 _FORBIDDEN_OPTIONS = ("countdown", "eta", "retries", "link", "link_error", "chain", "group_id", "chord")
 
 log = logging.getLogger("pushq.calls")
+
+#: Where calls go, by their kind.
+QUEUES: Final = {"broadcast": BROADCAST, "transactional": TRANSACTIONAL}
 
 #: Wait before a call is tried again that the ledger could not take (PostgreSQL away); doubles each time. Below the time after which
 #: Redis' messages come back by themselves.
@@ -88,12 +93,16 @@ class EntryTask(Task):  # type: ignore[misc]
                     headers=headers or None,
                     argsrepr=f"({submission.kind}, {submission.app})",
                 )
+                if all(options.get(way) is None for way in _WAYS):
+                    options.update(to_queue(QUEUES[submission.kind]))
                 result = super().apply_async((message,), {}, **options)
         except (OperationalError, OSError) as exc:
             raise ServiceUnavailable(
                 "The broker", "PUSHQ_BROKER_URL", type(exc.__cause__ or exc).__name__
             ) from exc
-        calls.remember(str(send_id), self.name, message, remembered, tracing.carried_in(headers))
+        calls.remember(
+            calls.Remembered(str(send_id), self.name, message, remembered, tracing.carried_in(headers))
+        )
         return result
 
     def checked(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Submission:
@@ -115,18 +124,25 @@ class EntryTask(Task):  # type: ignore[misc]
             calls.forget(self.request.id)
             raise  # it would be refused again
         except Exception as exc:  # noqa: BLE001 - whatever it was, the call must not be lost
-            # The message is all that there is of this call until the ledger has it, and a task that fails is acknowledged. One that
-            # expires meanwhile is accepted all the same: the ledger shows then what became of it.
             log.warning("call_not_accepted", extra={"send_id": self.request.id, "error": type(exc).__name__})
-            wait = min(ACCEPT_AGAIN_MOST_S, ACCEPT_AGAIN_S * 2 ** min(self.request.retries, 10))
-            try:
-                raise self.retry(exc=exc, countdown=wait) from exc
-            except Reject as unpublished:
-                # Celery would have this message dead-lettered when it cannot publish the next one. Put back it is tried again, though not
-                # at once: RabbitMQ lets go of what comes back too often (x-delivery-limit).
-                _pause(ACCEPT_AGAIN_MOST_S)
-                raise Reject(unpublished.reason, requeue=True) from exc
+            again(self, exc)
         calls.forget(self.request.id)
+
+
+def again(task: Task, exc: Exception) -> NoReturn:
+    """Have a message come again whose calls the ledger could not take: to be called within ``except``.
+
+    The message is all that there is of these calls until the ledger has them, and a task that fails is acknowledged. A call that expires
+    meanwhile is accepted all the same: the ledger shows then what became of it.
+    """
+    wait = min(ACCEPT_AGAIN_MOST_S, ACCEPT_AGAIN_S * 2 ** min(task.request.retries, 10))
+    try:
+        raise task.retry(exc=exc, countdown=wait) from exc
+    except Reject as unpublished:
+        # Celery would have this message dead-lettered when it cannot publish the next one. Put back it is tried again, though not
+        # at once: RabbitMQ lets go of what comes back too often (x-delivery-limit).
+        _pause(ACCEPT_AGAIN_MOST_S)
+        raise Reject(unpublished.reason, requeue=True) from exc
 
 
 def _pause(seconds: float) -> None:

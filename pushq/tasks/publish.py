@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable
+from typing import Final
 
 from kombu.exceptions import OperationalError
 
 from pushq import tracing
-from pushq.app import BROADCAST, DEAD_LETTER, PLATFORM_QUEUES, PUBLISH_TIMEOUTS, TRANSACTIONAL, app
+from pushq.app import BROADCAST, DEAD_LETTER, PLATFORM_QUEUES, PUBLISH_TIMEOUTS, TRANSACTIONAL, app, to_queue
 from pushq.ledger.orders import DeliverBatch, Order, PlanShard, ProcessDeadLetters
 
 log = logging.getLogger("pushq.publish")
+
+#: Batches in one message: what one greenlet delivers in one go, and what is lost for half a minute when its message is.
+TOGETHER: Final = 50
 
 
 def publish(orders: Iterable[Order]) -> int:
@@ -28,6 +33,40 @@ def publish(orders: Iterable[Order]) -> int:
     except (OperationalError, OSError) as exc:
         log.error("publish_failed", extra={"published": sent, "error": type(exc).__name__})
     return sent
+
+
+def publish_together(orders: Iterable[DeliverBatch]) -> int:
+    """As :func:`publish`, for small batches of transactional sends: one message for all of a platform, or some. Returns how many batches."""
+    by_platform: dict[str, list[DeliverBatch]] = defaultdict(list)
+    for order in orders:
+        by_platform[order.platform].append(order)
+    sent = 0
+    try:
+        for platform, batches in by_platform.items():
+            for start in range(0, len(batches), TOGETHER):
+                some = batches[start : start + TOGETHER]
+                app.tasks[f"pushq.deliver_together.{platform}"].apply_async(
+                    ([[str(order.send_id), order.batch_no] for order in some],),
+                    **to_queue(PLATFORM_QUEUES[platform, "transactional"]),
+                    **PUBLISH_TIMEOUTS,
+                )
+                sent += len(some)
+    except (OperationalError, OSError) as exc:
+        log.error("publish_failed", extra={"published": sent, "error": type(exc).__name__})
+    return sent
+
+
+def publish_later(order: DeliverBatch, countdown: int) -> None:
+    """Publish an order for later. Where that fails, the sweeper does it a little after its time."""
+    try:
+        app.tasks[f"pushq.deliver_batch.{order.platform}"].apply_async(
+            (str(order.send_id), order.batch_no),
+            queue=PLATFORM_QUEUES[order.platform, "transactional" if order.transactional else "broadcast"],
+            countdown=countdown,
+            **PUBLISH_TIMEOUTS,
+        )
+    except (OperationalError, OSError) as exc:
+        log.error("publish_failed", extra={"published": 0, "error": type(exc).__name__})
 
 
 def _publish(order: Order) -> None:
@@ -53,5 +92,5 @@ def _publish(order: Order) -> None:
 
 def _send(task: str, send_id: uuid.UUID, number: int, queue: str) -> None:
     app.tasks[task].apply_async(
-        (str(send_id), number), queue=queue, headers=tracing.send_headers() or None, **PUBLISH_TIMEOUTS
+        (str(send_id), number), headers=tracing.send_headers() or None, **to_queue(queue), **PUBLISH_TIMEOUTS
     )

@@ -10,20 +10,23 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 import redis
 
-from pushq import metrics
+from pushq import metrics, tracing
+from pushq.access import cleanup as access_cleanup
 from pushq.database import Database
 from pushq.delivery.leases import LeaseKeeper
 from pushq.delivery.run import Delivery
-from pushq.ledger import cleanup, planner, schema, sends, sweeper
+from pushq.errors import ServiceUnavailable
+from pushq.ledger import cleanup, intake, planner, schema, sends, sweeper
 from pushq.ledger.batches import MAX_COUNTDOWN_S
+from pushq.ledger.intake import Call
 from pushq.ledger.journal import Journal
-from pushq.ledger.orders import PlanShard
+from pushq.ledger.orders import DeliverBatch, PlanShard
 from pushq.limits.gate import REDIS_CONNECT_TIMEOUT_S, REDIS_TIMEOUT_S, FleetGate
 from pushq.limits.token_guard import TokenGuard
 from pushq.platforms import PLATFORMS
@@ -34,10 +37,13 @@ from pushq.reload import ConfigState, ConfigWatch, announce
 from pushq.settings import AppSettings, Settings, load
 from pushq.submission import Submission
 from pushq.tasks import calls
-from pushq.tasks.publish import publish
+from pushq.tasks.publish import publish, publish_later, publish_together
 from pushq.tasks.redelivery import restore_unacknowledged
+from pushq.together import Together
 from pushq.tokens.cache import TokenCache
 from pushq.tokens.invalidation import deactivate_unseen, invalidate_from_dead_letters
+
+T = TypeVar("T")
 
 log = logging.getLogger("pushq.worker")
 
@@ -105,6 +111,7 @@ class Runtime:
             look=self.watch.look if self.watch is not None else lambda: None,
             random=random.random,
         )
+        self._take_in = Together(self._take_in_all)
         self._kind = " ".join(platforms) or "core"
 
     def start(self) -> None:
@@ -159,6 +166,41 @@ class Runtime:
         self.limits_redis.close()
 
     def accept(self, send_id: uuid.UUID, submission: Submission) -> None:
+        call = self._usual(send_id, submission)
+        if call is None or not self._written(lambda: self._take_in(call)):
+            self._accept_alone(send_id, submission)
+
+    def accept_together(self, submissions: Sequence[tuple[uuid.UUID, Submission]]) -> None:
+        """As :meth:`accept`, for calls that came in one message."""
+        usual = [call for each in submissions if (call := self._usual(*each)) is not None]
+        written: set[uuid.UUID] = set()
+        if usual:
+            done = self._written(lambda: self._take_in_all(usual)) or [False] * len(usual)
+            written = {call.send_id for call, new in zip(usual, done, strict=True) if new}
+        for send_id, submission in submissions:
+            if send_id not in written:
+                self._accept_alone(send_id, submission)
+
+    def _usual(self, send_id: uuid.UUID, submission: Submission) -> Call | None:
+        # A trace follows its send from message to message; those of several sends would part there.
+        return None if tracing.on() else intake.prepare(self.settings, send_id, submission)
+
+    def _written(self, take_in: Callable[[], T]) -> T | None:
+        try:
+            return take_in()
+        except ServiceUnavailable:
+            raise
+        except Exception as exc:  # noqa: BLE001 - one of a round must not fail the others: each by itself then
+            log.warning("taken_in_alone", extra={"error": type(exc).__name__})
+            return None
+
+    def _take_in_all(self, given: Sequence[Call]) -> list[bool]:
+        """Whether each was written; the others are known, or have to be looked at one by one."""
+        taken = intake.take_in(self.database, self.settings, given)
+        publish_together(taken.orders)
+        return [call.send_id not in taken.known for call in given]
+
+    def _accept_alone(self, send_id: uuid.UUID, submission: Submission) -> None:
         orders, _ = sends.accept(self.database, self.settings, send_id, submission)
         if submission.kind == "transactional":
             # A handful of devices: planned here, so that no second message stands between the call and the phone.
@@ -187,6 +229,13 @@ class Runtime:
         # Native delayed delivery counts whole seconds, and an early message would only be dropped.
         return math.ceil(step.retry_in)
 
+    def deliver_together(self, platform: str, keys: Sequence[tuple[uuid.UUID, int]]) -> None:
+        for (send_id, batch_no), step in self.delivery.run_together(keys).items():
+            publish(step.orders)
+            if step.retry_in is not None and step.retry_in <= MAX_COUNTDOWN_S:
+                order = DeliverBatch(send_id, batch_no, platform, transactional=True)
+                publish_later(order, math.ceil(step.retry_in))
+
     def trace_of(self, send_id: uuid.UUID) -> dict[str, str]:
         """See :func:`pushq.ledger.sends.trace_of`."""
         with self.database.begin() as connection:
@@ -213,6 +262,7 @@ class Runtime:
             ledger_days=settings.ledger_days,
             dead_letter_days=settings.dead_letter_days,
         )
+        access = access_cleanup.clean(self.database, audit_days=settings.audit_days)
         log.info(
             "cleaned_up",
             extra={
@@ -220,6 +270,8 @@ class Runtime:
                 "sends": ledger.sends,
                 "partitions_dropped": ledger.partitions_dropped,
                 "partitions_created": ledger.partitions_created,
+                "sessions": access.sessions,
+                "audit_rows": access.audit_rows,
                 "seconds": round(time.monotonic() - started, 3),
             },
         )

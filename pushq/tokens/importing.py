@@ -16,7 +16,7 @@ import logging
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -27,11 +27,12 @@ from sqlalchemy import text
 
 from pushq.database import Database
 from pushq.errors import InvalidRequest, PushqError
-from pushq.rejects import RejectsFile
+from pushq.rejects import Rejects, RejectsFile
 from pushq.tokens.cache import TokenCache
+from pushq.tokens.device import describe
 from pushq.tokens.lines import read_blocks
 from pushq.tokens.records import CsvReader, JsonLinesReader
-from pushq.tokens.rows import RowEncoder
+from pushq.tokens.rows import COLUMNS, RowEncoder
 from pushq.tokens.storing import Storage
 
 logger = logging.getLogger("pushq.tokens")
@@ -40,6 +41,7 @@ logger = logging.getLogger("pushq.tokens")
 #: fewer windows cost less; two of them are in memory, about half a kilobyte per record.
 WINDOW: Final = 200_000
 FORMATS: Final = ("csv", "jsonl")
+_APP: Final = COLUMNS.index("app")
 
 
 class UnreadableFile(PushqError):
@@ -168,12 +170,18 @@ def import_stream(
     stream: Any,
     *,
     format: str,  # noqa: A002 - what the option is called
-    rejects: Path,
+    rejects: Path | Rejects,
     app: str | None = None,
+    apps: Collection[str] | None = None,
     cache: TokenCache | None = None,
     window: int = WINDOW,
 ) -> ImportReport:
-    """Import from an object with ``read(size) -> bytes``. See :func:`import_file`."""
+    """Import from an object with ``read(size) -> bytes``. See :func:`import_file`.
+
+    Args:
+        rejects: a path, for a file; or what takes them.
+        apps: records of any other app are rejected; None: of none.
+    """
     if format not in FORMATS:
         raise InvalidRequest("format", repr(format), " or ".join(FORMATS))
     started = time.monotonic()
@@ -189,8 +197,16 @@ def import_stream(
         rows[identity] = line
         accepted += 1
 
-    reader = CsvReader(take, app=app) if format == "csv" else JsonLinesReader(take, app=app)
-    with RejectsFile(rejects) as rejected, Storage(database, cache) as storage:
+    def take_granted(values: Sequence[Any]) -> None:
+        if apps is not None and values[_APP] not in apps:
+            raise InvalidRequest("app", describe(values[_APP]), f"one of: {', '.join(sorted(apps))}")
+        take(values)
+
+    sink = take if apps is None else take_granted
+    reader = CsvReader(sink, app=app) if format == "csv" else JsonLinesReader(sink, app=app)
+    with ExitStack() as stack:
+        rejected = stack.enter_context(RejectsFile(rejects)) if isinstance(rejects, Path) else rejects
+        storage = stack.enter_context(Storage(database, cache))
         # Small ones first, so that PostgreSQL gets to work early.
         size = max(window // 4, 1)
         for block in read_blocks(stream):
@@ -213,7 +229,7 @@ def import_stream(
             repeated=accepted - storage.inserted - storage.updated - storage.superseded,
             rejected=rejected.count,
             moved=storage.moved,
-            rejects_file=str(rejects) if rejected.count else None,
+            rejects_file=str(rejects) if rejected.count and isinstance(rejects, Path) else None,
             seconds=time.monotonic() - started,
         )
     logger.info("tokens_imported", extra=report.as_json())

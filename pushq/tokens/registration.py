@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
 
 import orjson
 from sqlalchemy import text
 
 from pushq import metrics
 from pushq.database import Database
+from pushq.errors import InvalidRequest
 from pushq.tokens.cache import TokenCache
-from pushq.tokens.device import Device, parse_app, parse_environment, parse_platform, parse_token
+from pushq.tokens.device import (
+    Device,
+    parse_app,
+    parse_app_version,
+    parse_attributes,
+    parse_country,
+    parse_environment,
+    parse_language,
+    parse_platform,
+    parse_tags,
+    parse_time,
+    parse_timezone,
+    parse_token,
+)
 from pushq.tokens.identity import short_hash, token_hash
 from pushq.tokens.locks import lock_token
 
@@ -53,6 +70,26 @@ UPDATE device_tokens SET is_active = false, deactivated_at = clock_timestamp(), 
  WHERE token_hash = :hash AND is_active AND (cast(:user_id AS bigint) IS NULL OR user_id = :user_id)
 RETURNING user_id
 """)
+
+
+_CHANGEABLE: Final = {
+    "language": parse_language,
+    "country": parse_country,
+    "timezone": parse_timezone,
+    "app_version": parse_app_version,
+    "tags": parse_tags,
+    "attributes": parse_attributes,
+}
+
+#: By the device's id, which has an index only together with its user.
+_UPDATE = """
+UPDATE device_tokens SET {changes}
+ WHERE user_id = :user_id AND id = :device_id AND is_active AND (cast(:apps AS text[]) IS NULL OR app = ANY(cast(:apps AS text[])))
+RETURNING app, platform
+"""
+_DEACTIVATE = _UPDATE.format(
+    changes="is_active = false, deactivated_at = clock_timestamp(), deactivation_reason = 'unregistered'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,3 +193,96 @@ def unregister(
             extra={"app": app, "platform": platform, "user_id": users[0], "token": short_hash(token)},
         )
     return len(users)
+
+
+def update(
+    database: Database,
+    user_id: int,
+    device_id: int,
+    changes: Mapping[str, object],
+    *,
+    now: datetime,
+    apps: Collection[str] | None = None,
+    cache: TokenCache | None = None,
+) -> bool:
+    """Change what is known of an active device; its token and its user stay. False when there is none of this user with this id.
+
+    Args:
+        changes: some of language, country, timezone, app_version (None: not known any more), tags, attributes (None: none), last_seen.
+        apps: only a device of one of these; None: of any.
+
+    Raises:
+        InvalidRequest: a field is wrong, or there is none.
+        ServiceUnavailable: PostgreSQL cannot be reached.
+    """
+    known = (*_CHANGEABLE, "last_seen")
+    for name in changes:
+        if name not in known:
+            raise InvalidRequest(name[:60], "a field that cannot be changed", f"some of: {', '.join(known)}")
+    if not changes:
+        raise InvalidRequest("body", "no field", f"some of: {', '.join(known)}")
+    values: dict[str, Any] = {
+        name: _CHANGEABLE[name](changes[name]) for name in changes if name != "last_seen"
+    }
+    if "last_seen" in changes:
+        seen = parse_time("last_seen", changes["last_seen"], now)
+        if seen is None:
+            raise InvalidRequest("last_seen", "nothing", "an ISO 8601 time such as 2026-11-01T12:00:00Z")
+        values["last_seen"] = seen
+    assignments = []
+    for name, value in list(values.items()):
+        if name in ("tags", "attributes"):
+            values[name] = orjson.dumps(value or ([] if name == "tags" else {})).decode()
+            assignments.append(f"{name} = cast(:{name} AS jsonb)")
+        elif name == "last_seen":
+            assignments.append("last_seen = greatest(last_seen, :last_seen)")
+        else:
+            assignments.append(f"{name} = :{name}")
+    return _changed(
+        database, _UPDATE.format(changes=", ".join(assignments)), user_id, device_id, apps, cache, values
+    )
+
+
+def unregister_device(
+    database: Database,
+    user_id: int,
+    device_id: int,
+    *,
+    apps: Collection[str] | None = None,
+    cache: TokenCache | None = None,
+) -> bool:
+    """Deactivate an active device by its id. False when there is none of this user with this id."""
+    return _changed(database, _DEACTIVATE, user_id, device_id, apps, cache, {}, unregistered=True)
+
+
+def _changed(
+    database: Database,
+    statement: str,
+    user_id: int,
+    device_id: int,
+    apps: Collection[str] | None,
+    cache: TokenCache | None,
+    values: Mapping[str, Any],
+    *,
+    unregistered: bool = False,
+) -> bool:
+    given = {
+        **values,
+        "user_id": user_id,
+        "device_id": device_id,
+        "apps": None if apps is None else sorted(apps),
+    }
+    with database.begin() as connection:
+        row = connection.execute(text(statement), given).first()
+    if row is None:
+        return False
+    if unregistered:
+        metrics.push_tokens_deactivated.labels(row.app, row.platform, "unregistered").inc()
+    if cache is not None:
+        cache.forget(row.platform, [user_id])
+    fields = {"app": row.app, "platform": row.platform, "user_id": user_id, "device_id": device_id}
+    if unregistered:
+        logger.info("token_unregistered", extra=fields)
+    else:
+        logger.info("device_changed", extra=fields)
+    return True

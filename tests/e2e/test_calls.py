@@ -76,3 +76,46 @@ def test_a_call_that_vanished_between_redis_and_the_worker_is_published_again(
             while broker.exists("pushq:calls", "pushq:calls:due"):
                 assert time.monotonic() < deadline, "the call is still remembered"
                 time.sleep(0.1)
+
+
+MANY = """
+import uuid
+from datetime import UTC, datetime
+from pushq.submission import submit
+from pushq.tasks.many import send_together
+
+def call(user):
+    return uuid.uuid4(), submit("transactional", notification={"title": f"For {user}"}, audience={"user_ids": [user]},
+                                guarantee="at_most_once", called_at=datetime.now(UTC), app="shop")
+
+calls = [call(user) for user in USERS]
+send_together(calls)
+print(*(send_id for send_id, _ in calls))
+"""
+
+
+def test_calls_of_one_message_each_reach_their_user_even_without_postgresql_at_first(
+    database: str, redis_url: str, broker_url: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    with open_world(tmp_path, database_url=database, redis_url=redis_url, broker_url=broker_url) as world:
+        devices = world.import_devices(300, 0.0)
+        users = sorted({device.user_id for device in devices})[:60]
+        assert world.fleet is not None
+        postgres.stop()
+        done = world.python(MANY.replace("USERS", repr(users)))
+        assert done.returncode == 0, done.stderr
+        deadline = time.monotonic() + SEND_TIMEOUT_S
+        while "calls_not_accepted" not in world.fleet.log_tail("core"):
+            assert time.monotonic() < deadline, world.fleet.log_tail("core")
+            time.sleep(0.1)
+        postgres.start()
+        for send_id in map(uuid.UUID, done.stdout.split()):
+            assert world.finished(send_id).state == "done"
+        wanted = {
+            platform: {d.token: 1 for d in devices if d.platform == platform and d.user_id in users}
+            for platform in PLATFORMS
+        }
+        assert world.provider_counts() == wanted
+        if broker_url.startswith("redis"):
+            with redis.Redis.from_url(broker_url) as broker:
+                assert broker.hlen("pushq:calls") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from playwright.sync_api import expect
 
+from pushq.embedded.server import free_port
+from tests.e2e.console_browser import browser, console
 from tests.e2e.world import shell_environment
 
 KEYS = [
@@ -103,6 +107,45 @@ def test_an_interrupted_demo_leaves_nothing_behind(folder: Path, number: signal.
         while left_behind(folder) != ([], []):
             assert time.monotonic() < deadline, left_behind(folder)
             time.sleep(0.2)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def test_a_newcomer_sends_a_first_broadcast_from_the_demo_that_stays(folder: Path) -> None:
+    """With nothing but the link that is printed, and the words on the pages."""
+    process = start(
+        folder, "--keep", "--devices", "300", "--latency-ms", "10", "--port", str(free_port()), "--json"
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "Ctrl-C" in line:
+                break
+        link = re.search(r"(http://\S+)/login/link/\S+", "".join(said))
+        assert link is not None, "".join(said)
+        with browser() as opened, console(opened, link[1]) as shown:
+            page = shown.page
+            page.goto(link[0])
+            page.get_by_role("link", name="New message").click()
+            page.get_by_label("Title").fill("My first")
+            page.get_by_role("button", name="Review").click()
+            # The dead ones of the demo's own broadcast are out of use.
+            page.get_by_role("button", name="Send to 291 devices").click()
+            expect(page.locator(".lead .badge")).to_have_text("Done")
+            expect(page.get_by_role("progressbar")).to_contain_text("291 of 291 settled")
+            # The link has been used up.
+            page.context.clear_cookies()
+            assert page.goto(link[0]).status == 401  # type: ignore[union-attr]
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert json.loads(out)["accepted"] == 291
+        assert left_behind(folder) == ([], [])
     finally:
         if process.poll() is None:
             process.kill()

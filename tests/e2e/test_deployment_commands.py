@@ -133,6 +133,8 @@ class Machine:
             environment["FLOWER_BASIC_AUTH"] = ACCOUNT
         if process.command[1] == "exporter":
             environment["PUSHQ_EXPORTER_PORT"] = str(free_port())
+        if process.command[1] == "web":
+            environment["PUSHQ_WEB_PORT"] = str(free_port())
         with (self.folder / f"{process.name}.log").open("wb") as log:
             child = subprocess.Popen(
                 self.words(process.command),

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 ROLES_SQL = Path(__file__).resolve().parents[2] / "deploy" / "postgres" / "roles.sql"
-LOGINS = ("pushq_deliver", "pushq_core", "pushq_operator", "pushq_observer")
+LOGINS = ("pushq_deliver", "pushq_core", "pushq_operator", "pushq_web", "pushq_observer")
 PASSWORD = "least-privilege-5fd1c2"
 
 

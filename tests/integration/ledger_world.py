@@ -26,6 +26,7 @@ from pushq.delivery.run import Delivery, Step
 from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import batches, planner, sends
 from pushq.ledger.batches import Lease
+from pushq.ledger.intake import Call, prepare, take_in
 from pushq.ledger.journal import Journal
 from pushq.ledger.orders import DeliverBatch, Order, PlanShard
 from pushq.ledger.progress import Progress, progress
@@ -129,6 +130,23 @@ class World:
         _, error = sends.accept(self.database, self.settings, send_id, self.submission(**call))
         assert error is None, error
         return send_id
+
+    def call(self, send_id: uuid.UUID, user_ids: Sequence[int], **call: Any) -> Call:
+        """A transactional call to these users, as the intake takes it."""
+        prepared = prepare(
+            self.settings,
+            send_id,
+            self.submission(audience={"user_ids": user_ids}, kind="transactional", **call),
+        )
+        assert prepared is not None
+        return prepared
+
+    def taken_in(self, user_ids: Sequence[int], **call: Any) -> list[tuple[uuid.UUID, int]]:
+        """A transactional call to these users, accepted and released: its batches."""
+        calls = [self.call(uuid.uuid4(), user_ids, **call)]
+        return [
+            (order.send_id, order.batch_no) for order in take_in(self.database, self.settings, calls).orders
+        ]
 
     def plan(self, send_id: uuid.UUID) -> list[Order]:
         """Plan every shard to its end; returns the batches that were released."""
@@ -262,6 +280,9 @@ class Worker:
 
     def run(self, send_id: uuid.UUID, batch_no: int) -> Step:
         return self.delivery.run(send_id, batch_no)
+
+    def run_together(self, *keys: tuple[uuid.UUID, int]) -> dict[tuple[uuid.UUID, int], Step]:
+        return self.delivery.run_together(keys)
 
     def run_queued(self, send_id: uuid.UUID) -> list[Step]:
         """Run what is queued, and what that releases, until no batch of the send is queued."""

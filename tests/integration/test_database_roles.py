@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import psycopg
 import pytest
 
-from tests.integration.database_roles import LOGINS, ROLES_SQL, roles
+from pushq.access import audit, cleanup, keys, sessions, users
+from pushq.access.local import local
+from pushq.database import Database
+from pushq.settings import ServiceUrl
+from tests.integration.database_roles import LOGINS, ROLES_SQL, as_role, roles
+
+PASSWORD = "correct horse battery staple"
 
 
 def statements() -> list[str]:
@@ -53,6 +61,85 @@ def test_an_error_half_way_takes_nothing_from_anybody(url: str) -> None:
         assert granted(url) == before, whole[broken_at]
     run(url, whole)
     assert granted(url) == before
+
+
+@contextmanager
+def opened_as(url: str, role: str) -> Iterator[Database]:
+    database = Database(ServiceUrl(as_role(url, role)), pool_size=2)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def test_each_role_has_what_access_needs(url: str) -> None:
+    with opened_as(url, "pushq_operator") as operator:
+        made, _ = keys.issue(operator, local(), name="a", scopes=["send"])
+        user = users.create(operator, local(), name="ada", password=PASSWORD)
+        links = [sessions.login_link(operator, local(), "ada") for _ in range(2)]
+        users.set_password(operator, local(), "ada", PASSWORD + "!")
+    with opened_as(url, "pushq_web") as web:
+        assert keys.look_up(web, made.id) is not None
+        assert users.authenticate(web, "ada", PASSWORD + "!").user is not None
+        assert sessions.redeem(web, links[0]) is not None
+        token = sessions.start(web, user, life=timedelta(hours=1), remote=None)
+        run(url, ["UPDATE console_sessions SET seen_at = seen_at - interval '5 min'"])
+        assert sessions.look_up(web, token) is not None
+        keys.issue(web, user.principal(), name="b", scopes=["send"])
+        assert keys.revoke(web, local(), made.id)
+        assert audit.read(web, action="key")
+    with opened_as(url, "pushq_core") as core:
+        run(url, ["UPDATE console_sessions SET ends_at = now()", "UPDATE login_links SET ends_at = now()"])
+        run(url, ["UPDATE audit_log SET at = at - interval '2 years'"])
+        done = cleanup.clean(core, audit_days=365)
+        assert (done.sessions, done.links) == (1, 1)
+        assert done.audit_rows > 5
+    with opened_as(url, "pushq_operator") as operator:
+        assert users.sign_out(operator, local(), "ada") == 0
+        users.delete(operator, local(), "ada")
+        assert [row.action for row in audit.read(operator)] == ["user.delete", "user.sign_out"]
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    [
+        (
+            "pushq_web",
+            "INSERT INTO console_users (name, password_hash, scopes) VALUES ('eve', '', '{admin}')",
+        ),
+        ("pushq_web", "UPDATE console_users SET scopes = '{admin}'"),
+        ("pushq_web", "UPDATE api_keys SET scopes = '{admin}'"),
+        ("pushq_web", "UPDATE api_keys SET secret_hash = ''"),
+        ("pushq_web", "INSERT INTO login_links (token_hash, user_name, ends_at) VALUES ('', 'ada', now())"),
+        ("pushq_web", "UPDATE console_sessions SET user_name = 'ada'"),
+        ("pushq_web", "DELETE FROM sends"),
+        ("pushq_operator", "SELECT * FROM console_sessions"),
+        (
+            "pushq_operator",
+            "INSERT INTO console_sessions (token_hash, user_name, ends_at) VALUES ('', 'ada', now())",
+        ),
+        *(
+            (role, statement)
+            for role in ("pushq_web", "pushq_operator")
+            for statement in (
+                "UPDATE audit_log SET actor = 'eve'",
+                "DELETE FROM audit_log",
+                "TRUNCATE audit_log",
+            )
+        ),
+        *(
+            (role, f"SELECT * FROM {table}")
+            for role in ("pushq_core", "pushq_deliver", "pushq_observer")
+            for table in ("api_keys", "console_users", "console_sessions", "login_links", "audit_log")
+        ),
+    ],
+)
+def test_what_a_role_may_not_do_with_access(url: str, role: str, statement: str) -> None:
+    with (
+        psycopg.connect(as_role(url, role)) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute(statement.encode())
 
 
 def test_it_waits_for_no_table_when_there_is_nothing_new(url: str) -> None:

@@ -32,6 +32,38 @@ def remembered(**changes: object) -> bytes:
     return orjson.dumps({**call, **changes})
 
 
+def sweep(redis_server: RedisServer) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", SWEEP],
+        env={**os.environ, "PUSHQ_BROKER_URL": redis_server.url(1)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("waiting", "late_s", "published"),
+    [(0, 1, 1), (1, 1, 0), (1, 500, 0), (1, 601, 1)],
+    ids=["queue empty", "queue not empty", "later", "ten minutes late"],
+)
+def test_a_call_that_may_still_be_in_its_queue_is_not_published_twice(
+    redis_server: RedisServer, waiting: int, late_s: float, published: int
+) -> None:
+    """Or workers that fall behind would find more to do with each sweep."""
+    send_id = str(uuid.uuid4())
+    with redis_server.client(1) as client:
+        for _ in range(waiting):
+            client.lpush(TRANSACTIONAL, "{}")
+        client.hset(CALLS, send_id, remembered())
+        client.zadd(DUE, {send_id: time.time() - late_s})
+        done = sweep(redis_server)
+        assert (done.returncode, done.stdout) == (0, f"{published}\n"), done.stderr
+        assert client.llen(TRANSACTIONAL) == waiting + published
+        assert client.zcard(DUE) == 1
+
+
 def test_what_cannot_be_read_keeps_nobody_from_being_published(redis_server: RedisServer) -> None:
     texts = {
         "no_json": b"{",
@@ -49,14 +81,7 @@ def test_what_cannot_be_read_keeps_nobody_from_being_published(redis_server: Red
         # The sound one last: it comes up after all others.
         now = time.time()
         client.zadd(DUE, {ids[name]: now - 60 + rank for rank, name in enumerate(texts)})
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", SWEEP],
-            env={**os.environ, "PUSHQ_BROKER_URL": redis_server.url(1)},
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        done = sweep(redis_server)
         assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
         assert client.llen(TRANSACTIONAL) == 1
         # Another version may know what it is: that one stays, and is not due for a while.

@@ -187,16 +187,20 @@ class TestQueues:
         assert schedule["sweep"]["schedule"].total_seconds() == schedule["sweep"]["options"]["expires"] == 2
 
     def test_the_tasks_are_those_of_the_package(self) -> None:
-        assert set(pushq.tasks.__all__) == {"deliver", "entry", "maintenance", "plan"}
+        assert set(pushq.tasks.__all__) == {"deliver", "entry", "maintenance", "many", "plan"}
         assert our_tasks() == [
             "pushq.cleanup",
             "pushq.dead_letter",
             "pushq.deliver_batch.apns",
             "pushq.deliver_batch.fcm",
             "pushq.deliver_batch.hms",
+            "pushq.deliver_together.apns",
+            "pushq.deliver_together.fcm",
+            "pushq.deliver_together.hms",
             "pushq.plan_shard",
             "pushq.send_broadcast",
             "pushq.send_notification",
+            "pushq.send_notifications",
             "pushq.sweep",
         ]
 

@@ -122,7 +122,7 @@ def test_the_commands_of_the_procfile_are_those_of_docker_compose(name: str) -> 
 
 def test_processes_of_the_procfile_keep_out_of_each_others_ports() -> None:
     ports = [process.environment["PUSHQ_METRICS_PORT"] for process in LINES.values() if process.environment]
-    assert len(ports) == len(set(ports)) == len(ROLES) + 1
+    assert len(ports) == len(set(ports)) == len(ROLES) + len({"beat", "web"})
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
@@ -171,7 +171,7 @@ def test_prometheus_asks_the_workers_where_they_answer() -> None:
     configuration = yaml.safe_load((folder / Path(flag).name).read_text())
     jobs = {job["job_name"]: job for job in configuration["scrape_configs"]}
     (names,) = jobs["pushq"]["dns_sd_configs"]
-    assert sorted(names["names"]) == sorted(ROLES)
+    assert sorted(names["names"]) == sorted((*ROLES, "web"))
     for name in names["names"]:
         settings = OURS[name].environment
         assert (settings["PUSHQ_METRICS_HOST"], settings["PUSHQ_METRICS_PORT"]) == (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 from h2.events import ConnectionTerminated, PingReceived
 from h2.settings import SettingCodes
@@ -964,3 +967,18 @@ def test_frames_cut_anywhere(piece: int) -> None:
         referee.core.receive(data[start : start + piece])
     assert codes(burst) == [Code.OK if number % 3 else Code.ANSWERED for number in range(20)]
     assert burst.done
+
+
+def test_an_ended_core_is_gone_without_the_collector() -> None:
+    """Workers collect their oldest objects next to never: what ends in a cycle stays, with all templates that it had encoded."""
+    referee = Referee(Core(b"localhost", first_request_alone=False))
+    referee.write(burst_of(10))
+    referee.answer(1, 200)
+    core, collects = weakref.ref(referee.core), gc.isenabled()
+    gc.disable()
+    try:
+        del referee
+        assert core() is None
+    finally:
+        if collects:
+            gc.enable()

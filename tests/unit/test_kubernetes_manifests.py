@@ -84,7 +84,7 @@ def test_the_schemas_see_mistakes(base: Documents) -> None:
 
 def test_there_is_a_deployment_for_every_role_with_a_budget_of_its_own(base: Documents) -> None:
     deployments = of_kind(base, "Deployment")
-    assert set(deployments) == {f"pushq-{role}" for role in (*ROLES, "beat", "exporter")}
+    assert set(deployments) == {f"pushq-{role}" for role in (*ROLES, "beat", "web", "exporter")}
     for name, deployment in deployments.items():
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         assert deployment["spec"]["selector"]["matchLabels"] == labels
@@ -272,4 +272,5 @@ def test_prometheus_finds_the_pods(base: Documents, tmp_path: Path) -> None:
     subprocess.run(command, capture_output=True, timeout=60, check=True)
     for deployment in of_kind(base, "Deployment").values():
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        assert [port["name"] for port in container["ports"]] == ["metrics"]
+        names = [port["name"] for port in container["ports"]]
+        assert names == (["metrics", "http"] if container["args"][0] == "web" else ["metrics"])

@@ -541,6 +541,32 @@ def test_goaway_takes_back_what_it_does_not_cover(connect: Connect) -> None:
     assert client.engine.ended == "close"
 
 
+def test_goaway_takes_back_what_was_processed_and_never_answered(connect: Connect) -> None:
+    stall = {"platform": "fcm", "token": FCM_ALIVE, "stall": True, "processed": True}
+    fault = {"platform": "fcm", "token": FCM_DEAD, "goaway": {"last_stream_offset": -1}}
+    client = connect(stall, fault, rules=fcm_rules())
+    client.send("first-" + "x" * 30)
+    client.send(FCM_ALIVE)
+    assert client.place.tally.rung == 2
+    client.send(FCM_DEAD)
+    assert client.goaways[0][1] == 3
+    assert client.place.tally.rung == 2, "the last stream is covered"
+    assert client.place.tally.as_dict()["answers"] == {"200": 1}
+
+
+def test_goaway_takes_back_a_stalled_request_above_its_last_stream(connect: Connect) -> None:
+    stall = {"platform": "fcm", "token": FCM_ALIVE, "stall": True, "processed": True}
+    fault = {"platform": "fcm", "token": FCM_DEAD, "goaway": {"last_stream_offset": -2}}
+    client = connect(stall, fault, rules=fcm_rules())
+    client.send("first-" + "x" * 30)
+    client.send(FCM_ALIVE)
+    client.send(FCM_DEAD)
+    assert client.goaways[0][1] == 1
+    assert client.place.tally.accepted == {b"first-" + b"x" * 30: 1}
+    # No answer was counted for it, so none is taken back.
+    assert client.place.tally.as_dict()["answers"] == {"200": 1}
+
+
 def test_goaway_may_close_at_once_or_never(connect: Connect) -> None:
     for close, ended in (("now", "close"), ("never", None)):
         fault = {"platform": "apns", "goaway": {"reason": "Shutdown", "close": close}}

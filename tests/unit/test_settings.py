@@ -100,7 +100,7 @@ class TestEnvironment:
             ("PUSHQ_CONFIG", "", "an empty value", "a value, or the variable unset"),
             ("PUSHQ_BATCHSIZE", "10", "does not know", "did you mean PUSHQ_BATCH_SIZE?"),
             ("PUSHQ_DATABASE_URI", "x", "does not know", "did you mean PUSHQ_DATABASE_URL?"),
-            ("PUSHQ_WIBBLEWOBBLE", "x", "does not know", "one of PUSHQ_BATCH_SIZE, "),
+            ("PUSHQ_WIBBLEWOBBLE", "x", "does not know", "one of PUSHQ_AUDIT_DAYS, "),
         ],
     )
     def test_a_wrong_value_gives_one_line(self, variable: str, value: str, found: str, expected: str) -> None:

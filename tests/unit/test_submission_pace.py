@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pushq.cli.progress import POLL_S, RATE_OVER_S, Speed, duration
 from pushq.errors import InvalidRequest
+from pushq.ledger.pace import POLL_S, RATE_OVER_S, Speed, duration
 from pushq.submission import MAX_RATE, Submission, parse_submission, submit
 from pushq.tasks.entry import send_broadcast, send_notification
 

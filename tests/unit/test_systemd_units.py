@@ -132,4 +132,5 @@ def test_prometheus_asks_the_workers_where_they_answer() -> None:
     subprocess.run([find_promtool(), "check", "config", path], timeout=60, check=True, capture_output=True)
     pushq, _ = yaml.safe_load(path.read_text())["scrape_configs"]
     asked = {one["labels"]["role"]: one["targets"][0].partition(":")[2] for one in pushq["static_configs"]}
-    assert asked == {role: env_file(UNITS / f"worker-{role}.env")["PUSHQ_METRICS_PORT"] for role in ROLES}
+    files = {role: f"worker-{role}.env" for role in ROLES} | {"web": "web.env"}
+    assert asked == {role: env_file(UNITS / file)["PUSHQ_METRICS_PORT"] for role, file in files.items()}

@@ -1,4 +1,4 @@
-"""Device tokens in 16 hash partitions, segments, the ledger and the dead letters."""
+"""Device tokens in 16 hash partitions, segments, the ledger, the dead letters, and who may do what over HTTP."""
 
 from __future__ import annotations
 
@@ -200,6 +200,65 @@ CREATE INDEX dead_letters_waiting ON dead_letters (due_at) WHERE processed_at IS
 CREATE TABLE dead_letters_default PARTITION OF dead_letters DEFAULT;
 """
 
+ACCESS = """
+CREATE TABLE api_keys (
+    id           text        PRIMARY KEY,
+    name         text        NOT NULL,
+    secret_hash  bytea       NOT NULL CHECK (length(secret_hash) = 32),
+    scopes       text[]      NOT NULL CHECK (cardinality(scopes) > 0),
+    apps         text[]      CHECK (cardinality(apps) > 0),
+    rate         integer     CHECK (rate > 0),
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    expires_at   timestamptz,
+    last_used_at timestamptz,
+    revoked_at   timestamptz
+);
+COMMENT ON COLUMN api_keys.secret_hash IS 'sha256: the secret is random and long, nobody can try them all';
+COMMENT ON COLUMN api_keys.apps IS 'null: all apps';
+COMMENT ON COLUMN api_keys.rate IS 'requests per second; null: PUSHQ_WEB_KEY_RATE';
+
+CREATE TABLE console_users (
+    name          text        PRIMARY KEY,
+    password_hash text        NOT NULL,
+    scopes        text[]      NOT NULL CHECK (cardinality(scopes) > 0),
+    apps          text[]      CHECK (cardinality(apps) > 0),
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    password_at   timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE console_sessions (
+    token_hash bytea       PRIMARY KEY CHECK (length(token_hash) = 32),
+    user_name  text        NOT NULL REFERENCES console_users ON DELETE CASCADE,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    seen_at    timestamptz NOT NULL DEFAULT now(),
+    ends_at    timestamptz NOT NULL
+);
+CREATE INDEX console_sessions_user ON console_sessions (user_name);
+
+CREATE TABLE login_links (
+    token_hash bytea       PRIMARY KEY CHECK (length(token_hash) = 32),
+    user_name  text        NOT NULL REFERENCES console_users ON DELETE CASCADE,
+    ends_at    timestamptz NOT NULL
+);
+
+CREATE TABLE audit_log (
+    id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at         timestamptz NOT NULL DEFAULT now(),
+    actor_kind text        NOT NULL CHECK (actor_kind IN ('key', 'user', 'local')),
+    actor      text        NOT NULL,
+    actor_id   text        NOT NULL,
+    action     text        NOT NULL,
+    app        text,
+    object_id  text,
+    remote     text,
+    detail     jsonb       NOT NULL DEFAULT '{}'
+);
+COMMENT ON TABLE audit_log IS 'rows are added, and removed by age; holds no secret, token or notification';
+COMMENT ON COLUMN audit_log.object_id IS 'what it was done to: the id of a send, a key, a user, a segment';
+CREATE INDEX audit_log_at ON audit_log (at);
+CREATE INDEX audit_log_object ON audit_log (object_id, id) WHERE object_id IS NOT NULL;
+"""
+
 
 def upgrade() -> None:
     op.execute(DEVICE_TOKENS)
@@ -213,9 +272,11 @@ def upgrade() -> None:
     op.execute(SEGMENTS)
     op.execute(SENDS)
     op.execute(DEAD_LETTERS)
+    op.execute(ACCESS)
 
 
 def downgrade() -> None:
+    op.execute("DROP TABLE audit_log, login_links, console_sessions, console_users, api_keys")
     op.execute(
         "DROP TABLE dead_letters, send_batches, send_shards, sends, segment_members, segments, device_tokens"
     )
