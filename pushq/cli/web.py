@@ -149,12 +149,13 @@ def _serve(app: FastAPI, listening: socket.socket, settings: Settings) -> None:
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
-            made = getattr(app.state, "web", None)
-            if made is not None:
-                made.closing.set()  # streams end by themselves, and nobody waits for them
             # Not uvicorn's own, which would raise the signal again once all is closed: this end is in order.
             self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
             self.should_exit = True
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.web.closing.set()  # streams end by themselves, and nobody waits for them
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
         app,

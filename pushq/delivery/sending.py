@@ -33,8 +33,9 @@ from pushq.tokens.cache import Resolved
 
 log = logging.getLogger("pushq.delivery")
 
-#: Devices per burst, where the provider has no size of its own: one claim, one submission and about one journal write each.
-CHUNK: Final = 500
+#: Devices per burst, where the provider has no size of its own: one claim and one submission each, which cost about a millisecond
+#: of CPU together. As many are claimed in advance at most, and so unknown should this process be killed.
+CHUNK: Final = 1000
 #: How often a running batch looks for answers when no burst has finished, and whether it may still send.
 COLLECT_S: Final = 0.1
 SUBMIT_TIMEOUT_S: Final = 60.0
@@ -47,6 +48,7 @@ LONGEST_WAIT_S: Final = 2.0
 #: limit holds up everybody who could take its place.
 PATIENCE_S: Final = 30.0
 PATIENCE_SEND_RATE_S: Final = 1.5
+_CLAIMED: Final = bytes((Outcome.CLAIMED,))
 #: When a batch whose patience is over comes back, half of it jitter.
 SEND_RATE_AGAIN_S: Final = 5.0
 
@@ -245,13 +247,14 @@ class Sending:
             except (PoolSaturated, PoolClosed):
                 burst.cancel("not_submitted")
                 raise
-            self._collect()
+            if not self._send.at_most_once:
+                self._collect()
         return True
 
     def _permits(self, pool: RequestPool, want: int) -> int:
         """How many requests may go out now; waits a little for them. 0: none, for longer than it is worth waiting."""
         waited = 0.0
-        while (queued := pool.stats().queued) > HEADROOM:
+        while (queued := pool.queued) > HEADROOM:
             if waited >= SUBMIT_TIMEOUT_S:
                 raise PoolSaturated(pool.name, SUBMIT_TIMEOUT_S, queued)
             if not self._wait(HEADROOM_STEP_S):
@@ -312,24 +315,39 @@ class Sending:
         return False
 
     def _claim(self, positions: Sequence[int]) -> bool:
-        """Journal that these are about to be handed over. False: do not send them, nor anything after them."""
-        for position in positions:
-            self._attempt.outcomes[position] = Outcome.CLAIMED
+        """Journal that these are about to be handed over, and what came in meanwhile. False: do not send them, nor anything after."""
+        attempt = self._attempt
+        came_in = self._take_in()
+        if not self._may_send():
+            self._record(came_in)
+            return False
         first, last = positions[0], positions[-1] + 1
+        if last - first == len(positions):
+            attempt.outcomes[first:last] = _CLAIMED * len(positions)
+        else:
+            for position in positions:
+                attempt.outcomes[position] = Outcome.CLAIMED
+        spans = [*came_in, (first, bytes(attempt.outcomes[first:last]))]
         try:
-            self._d.journal.write(self._lease, [(first, bytes(self._attempt.outcomes[first:last]))])
+            self._d.journal.write(self._lease, self._with_unwritten(spans))
+            self._unwritten = None
         except (redis.RedisError, Fenced) as exc:
             events.claim_failed(exc)
             for position in positions:
-                self._attempt.outcomes[position] = Outcome.PENDING
-            self._attempt.not_sent = "not_claimed"
+                attempt.outcomes[position] = Outcome.PENDING
+            attempt.not_sent = "not_claimed"
+            # What came in is written with the next look; not at once, for a Redis that hangs is waited for each time.
+            self._not_written(came_in)
+            self._report()
             return False
+        self._report()
         return True
 
     def _await(self) -> None:
         """Until every submitted request has ended. Each ends within its own timeout, so this does."""
         while open_bursts := self._attempt.open_bursts():
-            open_bursts[0].wait(COLLECT_S)
+            # For the last one, which the others mostly end before: a look, and a write to the journal, for all of them.
+            open_bursts[-1].wait(COLLECT_S)
             self._collect()
             if not self._may_send():
                 self._attempt.cancel(self.why or ("fenced" if self._lease.lost else "halted"))
@@ -337,20 +355,19 @@ class Sending:
                 self._record(self._attempt.abandon("shutdown", self._judge))
 
     def _collect(self) -> None:
+        self._record(self._take_in())
+
+    def _take_in(self) -> list[tuple[int, bytes]]:
+        """What has come in since the last look: the spans for the journal."""
         self._uncollected_s = 0.0
-        self._record(self._attempt.collect(self._judge))
+        spans = self._attempt.collect(self._judge)
         self._spans.look()
+        return spans
 
     def _record(self, spans: list[tuple[int, bytes]]) -> None:
         """Journal what was taken in and report it to the gate."""
-        attempt = self._attempt
-        self._counting.answers(attempt, self._d.clock())
         if (spans or self._unwritten) and self.journaled:
-            if self._unwritten:
-                # One range again, for the journal is behind in all of it.
-                first = min([self._unwritten[0], *(start for start, _ in spans)])
-                last = max([self._unwritten[1], *(start + len(values) for start, values in spans)])
-                spans = [(first, bytes(attempt.outcomes[first:last]))]
+            spans = self._with_unwritten(spans)
             try:
                 self._d.journal.write(self._lease, spans)
                 self._unwritten = None
@@ -359,11 +376,29 @@ class Sending:
                 self.journaled, self._fenced = False, not self._send.at_most_once
                 log.warning("journal_not_written", extra={"error": str(exc)})
             except redis.RedisError as exc:
-                self._unwritten = (
-                    min(start for start, _ in spans),
-                    max(start + len(values) for start, values in spans),
-                )
+                self._not_written(spans)
                 log.warning("journal_not_written", extra={"error": type(exc).__name__})
+        self._report()
+
+    def _with_unwritten(self, spans: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """These spans, and in one range with them what the journal is behind in."""
+        if self._unwritten is None:
+            return spans
+        first, last = self._bounds(spans)
+        return [(first, bytes(self._attempt.outcomes[first:last]))]
+
+    def _not_written(self, spans: list[tuple[int, bytes]]) -> None:
+        if spans:
+            self._unwritten = self._bounds(spans)
+
+    def _bounds(self, spans: list[tuple[int, bytes]]) -> tuple[int, int]:
+        known = [] if self._unwritten is None else [self._unwritten]
+        ranges = [*known, *((start, start + len(values)) for start, values in spans)]
+        return min(start for start, _ in ranges), max(end for _, end in ranges)
+
+    def _report(self) -> None:
+        attempt = self._attempt
+        self._counting.answers(attempt, self._d.clock())
         probe = None if self._probe is None else self._result(self._probe)
         if probe is not None:
             self._probe = None

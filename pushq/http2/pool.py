@@ -172,6 +172,11 @@ class Pool:
         for connection in list(self._connections):
             connection.leave(Reason.POOL_CLOSED)
 
+    @property
+    def queued(self) -> int:
+        """Requests that no connection has taken yet."""
+        return self._queue.waiting
+
     def stats(self) -> PoolStats:
         taking = [each for each in self._connections if each.takes_requests]
         return PoolStats(

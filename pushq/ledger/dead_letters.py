@@ -6,12 +6,13 @@ Everything reads by time, so of the monthly partitions only those of the span ar
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import text
+from sqlalchemy import Connection, exc, text
 
 from pushq.database import Database
 from pushq.errors import InvalidRequest
@@ -29,6 +30,8 @@ REASONS: Final = 7
 OTHER: Final = "other"
 #: A look that takes longer than this is not worth its price.
 STATEMENT_TIMEOUT_S: Final = 15
+#: PostgreSQL's query_canceled.
+_CANCELED: Final = "57014"
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def history(
         reasons: how many are told apart.
 
     Raises:
-        InvalidRequest: there is no such span.
+        InvalidRequest: there is no such span, or too much in it.
         ServiceUnavailable
     """
     if span not in SPANS:
@@ -132,8 +135,7 @@ def history(
     first = _floor(now - reach, step)
     columns = int((now - first) / step) + 1
     where, params = (only or Filter())._where()
-    with database.begin() as connection:
-        connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'"))
+    with _bounded(database, span) as connection:
         rows = connection.execute(
             text(
                 f"""
@@ -150,6 +152,23 @@ def history(
         step,
         _summed([tuple(row) for row in rows], columns, reasons),
     )
+
+
+@contextmanager
+def _bounded(database: Database, span: str) -> Iterator[Connection]:
+    """A transaction whose statements end in time; who asks for too much is told so."""
+    try:
+        with database.begin() as connection:
+            connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'"))
+            yield connection
+    except exc.OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != _CANCELED:
+            raise
+        raise InvalidRequest(
+            "span",
+            f"{span!r}, with more dead letters than can be counted within {STATEMENT_TIMEOUT_S} s",
+            "a shorter span, or one platform, reason or send",
+        ) from error
 
 
 def _floor(moment: datetime, step: timedelta) -> datetime:
@@ -183,14 +202,13 @@ def newest(
     """The newest dead letters of a span, newest first.
 
     Raises:
-        InvalidRequest: there is no such span.
+        InvalidRequest: there is no such span, or too much in it.
         ServiceUnavailable
     """
     if span not in SPANS:
         raise InvalidRequest("span", repr(span)[:60], f"one of: {', '.join(SPANS)}")
     where, params = (only or Filter())._where()
-    with database.begin() as connection:
-        connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'"))
+    with _bounded(database, span) as connection:
         rows = connection.execute(
             text(
                 f"""

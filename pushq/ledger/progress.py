@@ -123,6 +123,7 @@ def recent(
     after: tuple[datetime, uuid.UUID] | None = None,
     apps: Collection[str] | None = None,
     states: Collection[str] | None = None,
+    kind: str | None = None,
 ) -> list[dict[str, Any]]:
     """The newest sends, newest first.
 
@@ -130,6 +131,7 @@ def recent(
         after: ``created_at`` and ``id`` of the last one of the page before.
         apps: only sends of these; None: of all.
         states: only those in one of these; None: in any.
+        kind: only broadcasts, or only transactional sends; None: both.
     """
     conditions: list[str] = []
     given: dict[str, Any] = {"limit": limit}
@@ -143,6 +145,9 @@ def recent(
     if states is not None:
         conditions.append("state = ANY(CAST(:states AS text[]))")
         given["states"] = sorted(states)
+    if kind is not None:
+        # Not a parameter: broadcasts are found by an index of their own among any number of transactional sends.
+        conditions.append("kind = 'broadcast'" if kind == "broadcast" else "kind = 'transactional'")
     where = " AND ".join(conditions) or "true"
     with database.begin() as connection:
         rows = connection.execute(

@@ -12,13 +12,14 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from h2.errors import ErrorCodes
 
 from pushq.mock import frames
 from pushq.mock.apns import CANONICAL_UUID
 from pushq.mock.connection_faults import IdleClock, WindowDebt
-from pushq.mock.due_answers import DueAnswers
+from pushq.mock.due_answers import Bucket, DueAnswers
 from pushq.mock.endpoint import Endpoint
 from pushq.mock.engine import End
 from pushq.mock.exchange import MAX_BODY_BYTES, Cut, GoAway, Limit, Request, Reset, Session, Verdict
@@ -39,8 +40,9 @@ from pushq.mock.frames import (
     SETTINGS,
     WINDOW_UPDATE,
 )
-from pushq.mock.header_blocks import CompressionError, HeaderBlocks, HeaderGroup
+from pushq.mock.header_blocks import CompressionError, HeaderBlocks, HeaderGroup, Layout
 from pushq.mock.lanes import Lane
+from pushq.mock.request_runs import BEFORE_A_RUN, MOST_SHAPES, RequestShape, shape_of
 
 CONNECTION_WINDOW = 1 << 30
 MAX_HEADER_BLOCK_BYTES = 65_536
@@ -180,7 +182,8 @@ class FastEngine:
         end_of_buffer = len(buffer)
         # The request whose HEADERS came last and whose DATA is expected next.
         stream, group, token, apns_id = 0, None, b"", b""
-        remembered = received = 0
+        layout: Layout | None = None
+        block_bytes = remembered = received = 0
         try:
             while end_of_buffer - at >= 9:
                 high, low, kind, flags, number = unpack(buffer, at)
@@ -219,6 +222,13 @@ class FastEngine:
                         into.answers.append(success(word(number), apns_id))
                         into.tokens.append(token)
                         into.data += data_per_answer
+                        if bucket is not None and layout is not None and end_of_buffer - at > length:
+                            run = self._run(layout, block_bytes, body, shape, token)
+                            if run is not None:
+                                count = self._take_run(run, buffer, at, bucket)
+                                remembered += count
+                                received += count * run.data_bytes
+                                at += count * run.period
                     else:
                         arrived = _Arriving(
                             group, b"" if body_has_token else token, apns_id, bytearray(body), length
@@ -241,6 +251,7 @@ class FastEngine:
                         group = None
                     self._open(number)
                     block = buffer[start:end]
+                    block_bytes = length
                     layout = layouts.get(length)
                     if (
                         layout is not None
@@ -252,6 +263,7 @@ class FastEngine:
                         token, apns_id = block[layout.a : layout.b], block[layout.c : layout.d]
                     else:
                         group, token, apns_id = self._read_block(block)
+                        layout = None
                     stream = number
                 else:
                     if group is not None:
@@ -270,6 +282,49 @@ class FastEngine:
             self._count_remembered(remembered)
         self._account(received)
         return at
+
+    def _run(
+        self, layout: Layout, block_bytes: int, body: bytes, shape: bytes, token: bytes
+    ) -> RequestShape | None:
+        """How requests like this one are read, once several were alike."""
+        known, times = layout.repeated
+        if known != shape:
+            layout.repeated = shape, 1
+            return None
+        shapes, key = layout.group.shapes, (block_bytes, len(body), shape)
+        if key not in shapes:
+            layout.repeated = shape, times + 1
+            if times < BEFORE_A_RUN or len(shapes) >= MOST_SHAPES:
+                return None
+            shapes[key] = shape_of(
+                layout, block_bytes, body, token, self._lane.token_pattern(len(token)), self._slow_prefixes
+            )
+        found: RequestShape | None = shapes[key]
+        return found
+
+    def _take_run(self, run: RequestShape, buffer: bytes, at: int, bucket: Bucket) -> int:
+        """Accept the requests of a run from memory, and return how many; the caller settles what it keeps itself."""
+        rows = run.read(buffer, at, self._limit - self._active)
+        if not rows or self._goaway_last is not None:
+            return 0
+        streams, tokens, *ids = zip(*rows, strict=True)
+        numbers = frames.numbers(streams)
+        first, count = numbers[0], len(numbers)
+        if (
+            first <= self._last_stream
+            or not first & 1
+            or numbers != tuple(range(first, first + 2 * count, 2))
+        ):
+            return 0  # one by one, so that what is wrong with them is told
+        self._active += count
+        self._last_stream = numbers[-1]
+        accepted = self._endpoint.tally.accepted
+        for token in tokens:
+            accepted[token] = accepted.get(token, 0) + 1
+        bucket.answers.extend(map(self._lane.success, streams, ids[0] if ids else repeat(b"")))
+        bucket.tokens.extend(tokens)
+        bucket.data += count * self._lane.answer_data_bytes
+        return count
 
     def _refresh(self) -> None:
         """Forget what was good when faults, credentials or the session changed."""

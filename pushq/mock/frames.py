@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from struct import Struct
+from collections.abc import Sequence
+from struct import Struct, unpack
 
 from hpack.hpack import encode_integer
 
@@ -45,6 +46,11 @@ SIZE_UPDATE = b"\x20"
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     size = len(payload)
     return FRAME_HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
+
+
+def numbers(words: Sequence[bytes]) -> tuple[int, ...]:
+    """Four octets each, big-endian."""
+    return unpack(f">{len(words)}I", b"".join(words))
 
 
 def settings(*pairs: tuple[int, int]) -> bytes:

@@ -8,6 +8,7 @@ out. Everything else goes through hpack, which also keeps the dynamic table (siz
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError
@@ -29,8 +30,8 @@ class HeaderGroup:
     """Requests with the same headers but for device token and ``apns-id``.
 
     ``path`` is complete, or the prefix that the token follows. ``good`` holds what is left of bodies that were accepted with
-    these headers; with ``good_until`` (UNIX seconds) it is the engine's memory, not this module's. ``repeats``: path or
-    ``apns-id`` came more than once.
+    these headers; with ``good_until`` (UNIX seconds) and ``shapes`` (how to read many at once, by octets of the block and of the
+    body, and the rest of the body) it is the engine's memory, not this module's. ``repeats``: path or ``apns-id`` came more than once.
     """
 
     method: str
@@ -39,11 +40,15 @@ class HeaderGroup:
     good: set[bytes] = field(default_factory=set)
     good_until: float = 0.0
     repeats: bool = False
+    shapes: dict[tuple[int, int, bytes], Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
 class Layout:
-    """Where the varying values of a block stand: ``[a:b]`` is the token, ``[c:d]`` the ``apns-id`` (either may be empty)."""
+    """Where the varying values of a block stand: ``[a:b]`` is the token, ``[c:d]`` the ``apns-id`` (either may be empty).
+
+    ``repeated`` is the engine's: the rest of the body that came last, and how often in a row.
+    """
 
     a: int
     b: int
@@ -53,6 +58,7 @@ class Layout:
     between: bytes
     after: bytes
     group: HeaderGroup
+    repeated: tuple[bytes, int] = (b"", 0)
 
 
 class HeaderBlocks:

@@ -34,6 +34,9 @@ class Lane(Protocol):
 
     def well_formed(self, token: bytes) -> bool: ...
 
+    def token_pattern(self, length: int) -> bytes:
+        """A regular expression for well-formed tokens of a length that one of them had."""
+
     def success(self, stream: bytes, apns_id: bytes) -> bytes:
         """The frames of the answer 200. ``stream``: four octets; ``apns_id``: ``b""`` or a valid one to echo."""
 
@@ -57,6 +60,9 @@ class ApnsLane:
 
     def split(self, token: bytes, body: bytes) -> tuple[bytes, bytes]:
         return token, body
+
+    def token_pattern(self, length: int) -> bytes:
+        return b"[0-9a-fA-F]{%d}" % length
 
     def success(self, stream: bytes, apns_id: bytes) -> bytes:
         given = apns_id or b"%b%012x" % (self._id_start, next(self._numbers))
@@ -87,6 +93,9 @@ class FcmLane:
         if start < len(TOKEN_KEY) or end < 0:
             return b"", body
         return body[start:end], body[:start] + body[end:]
+
+    def token_pattern(self, length: int) -> bytes:
+        return b"[A-Za-z0-9_:-]{%d}" % length
 
     def success(self, stream: bytes, apns_id: bytes) -> bytes:
         number = b"%016x" % next(self._numbers)

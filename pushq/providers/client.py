@@ -63,6 +63,10 @@ class RequestPool(Protocol):
             PoolClosed
         """
 
+    @property
+    def queued(self) -> int:
+        """Requests that no connection has taken yet."""
+
     def stats(self) -> PoolStats: ...
 
 

@@ -62,8 +62,8 @@ def _reused(send_id: uuid.UUID) -> Problem:
 class _Waiting:
     send_id: uuid.UUID
     submission: Submission
-    since: float
     result: asyncio.Future[Accepted]
+    taken: bool = False
 
 
 class Enqueuer:
@@ -105,10 +105,17 @@ class Enqueuer:
         if len(self._waiting) >= MOST_WAITING:
             raise Busy(f"{MOST_WAITING:,} calls wait for the broker")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(submission.send_id(), submission, loop.time(), loop.create_future())
+        waiting = _Waiting(submission.send_id(), submission, loop.create_future())
         self._waiting.append(waiting)
         self._arrived.set()
-        # Not cancelled with who asked: a call on its way cannot be taken back.
+        # Shielded: a call on its way cannot be taken back, whether somebody still waits for it or not.
+        try:
+            async with asyncio.timeout(WAIT_S):
+                return await asyncio.shield(waiting.result)
+        except TimeoutError:
+            if not waiting.taken:
+                waiting.result.cancel()  # nobody takes it any more
+                raise Busy("the broker is slow") from None
         return await asyncio.shield(waiting.result)
 
     async def _work(self) -> None:
@@ -119,15 +126,11 @@ class Enqueuer:
             lot = [self._waiting.popleft() for _ in range(min(MOST_TOGETHER, len(self._waiting)))]
             if not self._waiting:
                 self._arrived.clear()
-            if lot:
-                await self._go(lot)
+            for waiting in lot:
+                waiting.taken = True
+            await self._go([waiting for waiting in lot if not waiting.result.done()])
 
     async def _go(self, lot: list[_Waiting]) -> None:
-        late = asyncio.get_running_loop().time() - WAIT_S
-        for waiting in lot:
-            if waiting.since < late:
-                _settle(waiting, Busy("the broker is slow"))
-        lot = [waiting for waiting in lot if not waiting.result.done()]
         if not lot:
             return
         metrics.web_calls_together.observe((), len(lot))

@@ -100,7 +100,7 @@ def test_a_whole_broadcast_from_writing_it_to_its_dead_letters(place: Place) -> 
         expect(page.locator(".count-line strong")).to_have_text("400")
 
         page.get_by_text("Speed and delivery").click()
-        page.get_by_label("Requests a second at most").fill("20")
+        page.get_by_label("Requests a second at most").fill("10")
         page.get_by_role("button", name="Review").click()
         expect(page.locator(".huge")).to_contain_text("400")
         page.get_by_role("button", name="Send to 400 devices").click()
@@ -121,7 +121,7 @@ def test_a_whole_broadcast_from_writing_it_to_its_dead_letters(place: Place) -> 
         page.get_by_role("button", name="Resume").click()
         expect(page.get_by_role("button", name="Pause")).to_be_visible()
         page.get_by_role("button", name="Speed").click()
-        expect(page.get_by_label("Requests a second, all workers together")).to_have_value("20")
+        expect(page.get_by_label("Requests a second, all workers together")).to_have_value("10")
         page.get_by_label("Requests a second, all workers together").fill("")
         page.get_by_role("button", name="Change the speed").click()
         expect(page.locator(".lead .badge")).to_have_text("Done")
@@ -320,6 +320,7 @@ def test_what_is_wrong_is_said_at_its_field_and_nothing_written_is_lost(place: P
         expect(page.locator(".lead .badge")).to_have_text("Done")
         assert page.title().startswith(hostile)
         page.get_by_role("link", name="Sends", exact=True).first.click()
+        page.get_by_role("link", name="To single users").click()
         expect(page.get_by_role("link", name=hostile)).to_be_visible()
 
 

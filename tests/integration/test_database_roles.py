@@ -6,17 +6,21 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
+import orjson
 import psycopg
 import pytest
 
 from pushq.access import audit, cleanup, keys, sessions, users
 from pushq.access.local import local
 from pushq.database import Database
+from pushq.embedded.redis import RedisServer
 from pushq.settings import ServiceUrl
 from tests.integration.database_roles import LOGINS, ROLES_SQL, as_role, roles
-
-PASSWORD = "correct horse battery staple"
+from tests.integration.ledger_world import APP, bare_app, open_world, token
+from tests.integration.web_door import PASSWORD, Visitors
+from tests.integration.web_process import open_web, urls
 
 
 def statements() -> list[str]:
@@ -98,6 +102,69 @@ def test_each_role_has_what_access_needs(url: str) -> None:
         assert users.sign_out(operator, local(), "ada") == 0
         users.delete(operator, local(), "ada")
         assert [row.action for row in audit.read(operator)] == ["user.delete", "user.sign_out"]
+
+
+def test_the_api_and_the_console_live_on_the_role_of_pushq_web(
+    url: str, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with opened_as(url, "pushq_operator") as operator:
+        users.create(operator, local(), name="ada", password=PASSWORD, scopes=["admin"])
+    environment = urls(as_role(url, "pushq_web"), redis_server.url(0), redis_server.url(1))
+    with open_world(url, bare_app(tmp_path)) as world, open_web(environment, tmp_path) as web:
+        world.empty()
+        world.add_devices("fcm", 5)
+        send_id = world.send(audience={"segments": ["all"]})
+        visitors = Visitors(web.address, world.database)
+        device = {"user_id": 1, "app": APP, "platform": "fcm", "token": token("fcm", 1)}
+        where, segment = f"/v1/sends/{send_id}", f"/v1/apps/{APP}/segments/vips"
+        lines = {"Content-Type": "text/plain"}
+        with visitors.client(visitors.key("admin")) as client:
+            answers = [
+                client.post("/v1/devices", json=device),
+                client.post(
+                    "/v1/devices/import",
+                    content=orjson.dumps({**device, "user_id": 9, "token": token("fcm", 9)}),
+                    headers={"Content-Type": "application/x-ndjson"},
+                ),
+                client.get("/v1/users/9/devices"),
+                client.post(
+                    "/v1/devices/unregister", json={k: v for k, v in device.items() if k != "user_id"}
+                ),
+                client.post(f"/v1/apps/{APP}/segments", json={"name": "vips"}),
+                client.put(f"{segment}/members", content=b"1\n2\n", headers=lines),
+                client.get(f"{segment}/count"),
+                client.delete(segment),
+                client.post(
+                    "/v1/notifications",
+                    json={"app": APP, "user_ids": [2], "notification": {"title": "t"}},
+                    headers={"Idempotency-Key": "k"},
+                ),
+                client.get("/v1/sends"),
+                client.get(where),
+                *(client.post(f"{where}/{order}") for order in ("pause", "resume")),
+                client.put(f"{where}/rate", json={"rate": 5}),
+                client.get(f"{where}/export"),
+                client.post(f"{where}/cancel"),
+                client.post(f"{where}/replay", json={"outcomes": ["cancelled"]}),
+                client.get("/v1/audit"),
+                client.get("/readyz"),
+            ]
+        with visitors.signed_in("ada") as browser:
+            pages = (
+                "",
+                "dead-letters",
+                "devices?user=2",
+                "queues",
+                "credentials",
+                "access",
+                f"sends/{send_id}",
+            )
+            answers += [browser.get(f"/console/{page}") for page in pages]
+            answers.append(browser.post("/console/access/keys", data={"name": "made here", "scope": "send"}))
+            assert "pushq_" in answers[-1].text
+            assert browser.post("/logout").status_code == 303
+        wrong = [(str(a.request.url), a.status_code, a.text[:200]) for a in answers if a.status_code >= 300]
+        assert wrong == [], web.log.read_text()[-3000:]
 
 
 @pytest.mark.parametrize(

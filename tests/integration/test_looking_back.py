@@ -16,8 +16,9 @@ from pushq.cli.root import cli
 from pushq.embedded.postgres import PostgresServer
 from pushq.embedded.redis import RedisServer
 from pushq.errors import InvalidRequest
-from pushq.ledger import board
+from pushq.ledger import board, dead_letters
 from pushq.ledger.dead_letters import OTHER, SPANS, Filter, history, newest
+from pushq.ledger.progress import recent
 from pushq.observe.crew import crew
 from pushq.observe.queues import queues_of
 from pushq.redis_client import open_redis
@@ -113,6 +114,15 @@ def test_the_newest_come_first_and_wrong_questions_are_refused(world: World) -> 
         Filter(platform="minitel")
 
 
+def test_who_asks_for_too_much_is_told_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead_letters, "STATEMENT_TIMEOUT_S", "0.2")
+    with world.database.begin() as other:
+        # Somebody holds the table, as a query over too many rows would take too long.
+        other.exec_driver_sql("LOCK TABLE dead_letters IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(InvalidRequest, match="a shorter span"):
+            history(world.database, "month", now=NOW)
+
+
 def test_sums_and_columns_of_a_send_are_those_of_its_batches(world: World) -> None:
     world.add_devices("apns", 30)
     send_id, other = world.send(), uuid.uuid4()
@@ -144,6 +154,14 @@ def test_sums_and_columns_of_a_send_are_those_of_its_batches(world: World) -> No
         board.title(world.database, send_id)
         == board.message(world.database, send_id)["notification"]["title"]
     )
+    assert board.today(world.database) == {"sends": 1, "accepted": 14, "failed": 6}
+    # Single messages have a list of their own.
+    world.send(audience={"user_ids": [1]}, kind="transactional")
+    listed = {
+        kind: [row["kind"] for row in recent(world.database, kind=kind)]
+        for kind in ("broadcast", "transactional")
+    }
+    assert listed == {"broadcast": ["broadcast"], "transactional": ["transactional"]}
     assert board.today(world.database) == {"sends": 1, "accepted": 14, "failed": 6}
     assert board.today(world.database, ["bank"]) == {"sends": 0, "accepted": 0, "failed": 0}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Shop:
             "device_id": str(self.device_id),
             "key_id": "0" * 16,
         }
-        return template.format_map(values)
+        return re.sub(r"\{(\w+)(?::\w+)?\}", lambda found: values.get(found[1], "x"), template)
 
     def everything(self) -> bytes:
         """The shop's devices, segments and sends as they stand."""

@@ -101,6 +101,7 @@ COMMENT ON COLUMN sends.rate IS 'requests per second of all workers together; nu
 COMMENT ON COLUMN sends.version IS 'changes with whatever a worker may have kept of the row: expires_at, options';
 CREATE INDEX sends_open ON sends (created_at) WHERE state IN ('scheduled', 'planning', 'sending', 'paused');
 CREATE INDEX sends_recent ON sends (created_at DESC, id);
+CREATE INDEX sends_broadcasts ON sends (created_at DESC, id) WHERE kind = 'broadcast';
 CREATE INDEX sends_ended ON sends (finished_at) WHERE state IN ('done', 'failed', 'cancelled');
 
 CREATE TABLE send_shards (

@@ -107,6 +107,11 @@ class HmsPool:
         for _ in burst.requests:
             self._engage()
 
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a free connection."""
+        return self._queued
+
     def stats(self) -> PoolStats:
         busy = sum(lane.busy for lane in self._lanes)
         return PoolStats(

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
@@ -40,6 +41,8 @@ Reader = Annotated[Principal, Depends(session("sends:read"))]
 Controller = Annotated[Principal, Depends(session("sends:control"))]
 
 PAGE: Final = 25
+#: Apart: services send single messages all day long, and a broadcast must still be found.
+KINDS: Final = ("broadcast", "transactional")
 #: Ended sends whose sums are remembered: nobody counts 4,000 batches twice a second.
 REMEMBERED: Final = 500
 #: Seconds between two looks at what the last day brought.
@@ -91,7 +94,9 @@ def _apps(who: Principal) -> tuple[str, ...] | None:
 
 
 @router.get("/console/")
-async def sends(request: Request, web: State, who: Reader, cursor: str | None = None) -> Response:
+async def sends(
+    request: Request, web: State, who: Reader, kind: str = "broadcast", cursor: str | None = None
+) -> Response:
     """The newest sends."""
     return page(
         request,
@@ -99,33 +104,39 @@ async def sends(request: Request, web: State, who: Reader, cursor: str | None = 
         "sends.html",
         here="sends",
         note=note_of(request),
-        query=f"?cursor={cursor}" if cursor else "",
-        **await _list(request, web, who, cursor),
+        query="?" + urlencode({"kind": kind} | ({"cursor": cursor} if cursor else {})),
+        **await _list(request, web, who, kind, cursor),
     )
 
 
 @router.get("/console/live")
-async def sends_live(request: Request, web: State, who: Reader, cursor: str | None = None) -> Response:
+async def sends_live(
+    request: Request, web: State, who: Reader, kind: str = "broadcast", cursor: str | None = None
+) -> Response:
     """The same, for as long as somebody looks."""
 
     async def part() -> live.Part:
-        return fragment("sends_live.html", **await _list(request, web, who, cursor)), False
+        return fragment("sends_live.html", **await _list(request, web, who, kind, cursor)), False
 
     return live.stream(web, rooms_of(request).glances, part, every_s=1.0)
 
 
-async def _list(request: Request, web: WebState, who: Principal, cursor: str | None) -> dict[str, Any]:
+async def _list(
+    request: Request, web: WebState, who: Principal, kind: str, cursor: str | None
+) -> dict[str, Any]:
+    if kind not in KINDS:
+        raise InvalidRequest("kind", repr(kind)[:40], f"one of: {', '.join(KINDS)}")
     rooms = rooms_of(request)
     apps = _apps(who)
     after = after_send(cursor)
 
     def read() -> tuple[list[dict[str, Any]], dict[uuid.UUID, dict[str, int]]]:
-        rows = ledger.recent(web.database, PAGE, after=after, apps=apps)
+        rows = ledger.recent(web.database, PAGE, after=after, apps=apps, kind=kind)
         return rows, rooms.sums.of(web.database, rows)
 
-    rows, sums = await rooms.glances.look(("list", apps, cursor), lambda: web.short.run(read))
+    rows, sums = await rooms.glances.look(("list", apps, kind, cursor), lambda: web.short.run(read))
     stats = None
-    if cursor is None:
+    if cursor is None and kind == "broadcast":
         stats = await rooms.glances.look(
             ("today", apps), lambda: web.short.run(board.today, web.database, apps), every_s=STATS_EVERY_S
         )
@@ -136,9 +147,17 @@ async def _list(request: Request, web: WebState, who: Principal, cursor: str | N
     return {
         "rows": [_row(row, sums[row["id"]]) for row in rows],
         "stats": stats,
-        "next": f"cursor={encode(rows[-1]['created_at'], rows[-1]['id'])}" if len(rows) == PAGE else None,
+        "next": _next(kind, rows),
+        "kind": kind,
         "may_send": who.may("send"),
     }
+
+
+def _next(kind: str, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The query for the page after these rows."""
+    if len(rows) < PAGE:
+        return None
+    return urlencode({"kind": kind, "cursor": encode(rows[-1]["created_at"], rows[-1]["id"])})
 
 
 def _row(row: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:

@@ -16,12 +16,23 @@ async function ask(form, name, address, controller) {
     const answer = await fetch(address, {
       method: "POST", body: fields(form), signal: controller?.signal, headers: { "X-Part": "yes" },
     });
-    if (answer.redirected || answer.status === 401) { location.reload(); return; }
+    if (answer.redirected || answer.status === 401) {
+      place.textContent = "You are signed out. What you wrote is still here: copy it, then sign in again.";
+      return;
+    }
     become(place, await answer.text());
     writeTimes(place);
   } catch (error) {
     if (error.name !== "AbortError") place.textContent = "The server does not answer. What you wrote is still here.";
   }
+}
+
+const AUDIENCE = new Set(["to", "segment", "exclude", "platform", "users"]);
+
+// The names in braces: who lacks one of them may get nothing.
+function valuesAskedFor(form) {
+  const texts = ["title", "body", "link", "image", "more"].map((name) => form.elements[name].value).join("\n");
+  return (texts.match(/\{[^{}\n]*/g) ?? []).join();
 }
 
 function keepAsking(form, name) {
@@ -59,9 +70,13 @@ function startCompose(form) {
   showWhatIsChosen(form);
   const preview = keepAsking(form, "preview");
   const audience = keepAsking(form, "audience");
+  let asked = valuesAskedFor(form);
   form.addEventListener("input", (event) => {
     if (event.target.name !== "test_user") preview();
-    if (["to", "segment", "exclude", "platform", "users", "title", "body", "more"].includes(event.target.name)) audience();
+    // To count is work for the database: only when it can have changed.
+    const asks = valuesAskedFor(form);
+    if (AUDIENCE.has(event.target.name) || asks !== asked) audience();
+    asked = asks;
   });
   form.addEventListener("submit", (event) => {
     if (event.submitter?.name === "test") {
@@ -74,6 +89,15 @@ function startCompose(form) {
   document.getElementById("test_user")?.addEventListener("keydown", (event) => {
     if (event.key === "Enter") { event.preventDefault(); form.querySelector('button[name="test"]').click(); }
   });
+  // Another app: what is written goes along.
+  for (const link of document.querySelectorAll("[data-app]")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      form.elements.app.value = link.dataset.app;
+      form.action = "/console/compose/back";
+      form.submit();
+    });
+  }
   audience();
   preview();
 }
