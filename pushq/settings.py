@@ -427,9 +427,9 @@ class Settings(_Frozen):
     config: ReadableFile | None = None
     apps: Mapping[str, AppSettings] = Field(default_factory=dict)
 
-    batch_size: Annotated[int, Field(ge=1, le=5000)] = 2500
+    batch_size: Annotated[int, Field(ge=1, le=5000)] = 5000
     release_window: Annotated[int, Field(ge=1, le=10_000)] = 64
-    plan_page: Annotated[int, Field(ge=100, le=200_000)] = 20_000
+    plan_page: Annotated[int, Field(ge=100, le=200_000)] = 50_000
     lease_seconds: Annotated[float, Field(ge=2, le=3600)] = 30.0
     sweep_seconds: Annotated[float, Field(ge=0.2, le=600)] = 5.0
     request_timeout: Annotated[float, Field(ge=1, le=600)] = 30.0

@@ -153,6 +153,9 @@ class Attempt:
             if not part.finished:
                 part.finished = part.burst.wait(0)
                 spans += self._take(part, judge)
+                if part.finished:
+                    # Else the messages of all batches in hand stay in memory, those in flight or not.
+                    part.burst.forget()
         ended = not self.open_bursts()
         self._weigh_doubts(ended=ended)
         self._settle_throttling(ended=ended)

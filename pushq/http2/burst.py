@@ -158,6 +158,10 @@ class Burst:
             self._cancelled(withdrawn)
         self.settle(withdrawn)
 
+    def forget(self) -> None:
+        """Let go of what was sent, once all of it has ended; what became of it stays."""
+        self.targets, self.bodies, self.values, self.columns = None, b"", None, ()
+
     def attach(self, signal: Signal, cancelled: Callable[[int], None]) -> None:
         """For the pool: take the burst. ``cancelled`` hears how many requests leave the queue without being written.
 

@@ -19,7 +19,7 @@ from pushq.database import Database
 from pushq.errors import InvalidRequest
 from pushq.ledger.outcomes import COLUMNS, Outcome
 
-#: Batches read together; 2,500 recipients each, by default, 5,000 at most.
+#: Batches read together; 5,000 recipients each at most.
 PAGE: Final = 10
 #: Names of outcomes by their byte. What is claimed by a running worker is still open.
 NAMES: Final = ("pending", "pending", *(COLUMNS[Outcome(value)] for value in range(2, len(Outcome))))

@@ -36,7 +36,7 @@ REPLAYABLE: Final = {
         Outcome.UNKNOWN,
     )
 }
-#: Batches read and written together; 2,500 recipients each, by default.
+#: Batches read and written together; 5,000 recipients each, by default.
 PAGE: Final = 50
 
 

@@ -60,7 +60,10 @@ def _write_when_due(channel: Channel, engine: Engine, endpoint: Endpoint, work: 
             if not engine.pending:
                 work.clear()
                 work.wait()
-            gevent.sleep(min(max(endpoint.latency.seconds / PAUSES_PER_LATENCY, TICK_S), MAX_PAUSE_S))
+            latency = endpoint.latency.seconds
+            # What comes meanwhile falls due a latency later, so nobody waits longer for this.
+            rest = min(engine.rest(time.monotonic()), latency)
+            gevent.sleep(max(min(max(latency / PAUSES_PER_LATENCY, TICK_S), MAX_PAUSE_S), rest))
             out = engine.release(time.monotonic())
             if out:
                 channel.send(out)

@@ -36,6 +36,12 @@ class DueAnswers:
     def waiting(self) -> bool:
         return bool(self._buckets or self._blocked)
 
+    def rest(self, tick: float) -> float:
+        """See :meth:`pushq.mock.engine.Engine.rest`."""
+        if self._blocked or not self._buckets:
+            return 0.0
+        return max(0.0, min(self._buckets) * TICK_S - tick)
+
     def bucket(self, due: float) -> Bucket:
         """Where an answer goes that falls due then; it leaves with the first tick at or after ``due``."""
         key = int(due / TICK_S) + 1

@@ -35,3 +35,6 @@ class Engine(Protocol):
 
     def release(self, tick: float) -> bytes:
         """The answers that are due."""
+
+    def rest(self, tick: float) -> float:
+        """Seconds in which nothing that is known now falls due; 0 where that is not known."""

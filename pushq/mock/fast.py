@@ -164,6 +164,16 @@ class FastEngine:
             out.append(self._end_if_idle(self._idle, tick, busy=bool(answers or self._active)))
         return b"".join(out)
 
+    def rest(self, tick: float) -> float:
+        if (
+            self._grant_due is not None
+            or self._debt
+            or self._idle is not None
+            or self._endpoint.latency.spread
+        ):
+            return 0.0
+        return self._answers.rest(tick)
+
     def _read_frames(self, buffer: bytes, at: int) -> int:
         """Everything complete in the buffer; returns where the incomplete rest starts.
 

@@ -93,6 +93,9 @@ class StrictEngine:
         self._h2.initiate_connection()
         return self._h2.data_to_send()
 
+    def rest(self, tick: float) -> float:
+        return 0.0
+
     def receive(self, data: bytes, tick: float, now: float) -> bytes:
         out: list[bytes] = []
         # Frame by frame: when h2 objects to one, it drops the events of everything it was given with it.

@@ -151,3 +151,17 @@ def test_a_connection_that_opens_too_many_streams_is_closed(platform: str) -> No
     sender.engine.receive(sender.core.output(), sender.tick, NOW)
     assert sender.engine.ended == "close"
     assert sender.place.tally.violations.total() == 1
+
+
+def test_the_engine_knows_how_long_it_has_nothing_to_say(platform: str) -> None:
+    sender = Sender(platform)
+    sender.send(sender.burst(tokens_of(platform, 20)))
+    assert sender.engine.rest(sender.tick) == 0.0
+    burst = sender.burst(tokens_of(platform, 20))
+    sender.core.write(burst, 20, 0.0, 100.0)
+    sender.engine.receive(sender.core.output(), sender.tick, NOW)
+    rest = sender.engine.rest(sender.tick)
+    assert rest >= LATENCY_S
+    assert sender.engine.release(sender.tick + LATENCY_S / 2) == b""
+    sender.core.receive(sender.engine.release(sender.tick + rest + 1e-6))
+    assert burst.done
