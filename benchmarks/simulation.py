@@ -240,7 +240,7 @@ def tables(found: Mapping[str, Any]) -> tuple[str, str]:
         ),
     ]
     clusters = [
-        "| set-up | seconds | answers a second, in the middle | planned after, s | busiest |",
+        "| set-up | seconds | answers a second, in the middle | planned after, s | busiest, of one core |",
         "|---|---:|---:|---:|---|",
         *(
             f"| {each['case']} | {each['seconds']:,.0f} | {each['rate']:,} | {each['planned_s']:,.0f} | {each['busiest']} |"
