@@ -318,9 +318,7 @@ class FastEngine:
             return 0  # one by one, so that what is wrong with them is told
         self._active += count
         self._last_stream = numbers[-1]
-        accepted = self._endpoint.tally.accepted
-        for token in tokens:
-            accepted[token] = accepted.get(token, 0) + 1
+        self._endpoint.tally.accept(tokens)
         bucket.answers.extend(map(self._lane.success, streams, ids[0] if ids else repeat(b"")))
         bucket.tokens.extend(tokens)
         bucket.data += count * self._lane.answer_data_bytes

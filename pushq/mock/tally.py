@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, Final
 
@@ -53,6 +53,19 @@ class Tally:
             self.times[mark] = before + 1
         self.rung += 1
         self.spill()
+
+    def accept(self, tokens: Sequence[bytes]) -> None:
+        """Count tokens as accepted; the caller counts the requests, and spills."""
+        times, marks = self.times, dict(zip(map(hash, tokens), tokens, strict=True))
+        if len(marks) == len(tokens) and times.keys().isdisjoint(marks):
+            times.update(dict.fromkeys(marks, 1))
+            self.fresh.extend(tokens)
+            return
+        for token in tokens:
+            mark = hash(token)
+            if mark not in times:
+                self.fresh.append(token)
+            times[mark] = times.get(mark, 0) + 1
 
     def spill(self) -> None:
         """Write the tokens down that were accepted for the first time, if they are many."""

@@ -173,7 +173,8 @@ def test_every_page_is_for_everybody(place: Place, size: tuple[int, int], scheme
         shown.open("/login")
         shown.accessible()
         shown.sign_in(f"eve-{scheme}", PASSWORD)
-        for path in (*PAGES, f"/console/sends/{send_id}"):
+        # All of them where there is the least room; in the other colours those that have all there is of charts and fields.
+        for path in (*(PAGES if size == PHONE else PAGES[:2]), f"/console/sends/{send_id}"):
             assert shown.open(path).ok, path
             for summary in shown.page.locator("summary").all():
                 summary.click()
