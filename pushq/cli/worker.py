@@ -158,7 +158,9 @@ def _tame_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    # Again, or the oldest generation would wait for a quarter of what is frozen to come together: that is days.
+    gc.collect()
+    gc.set_threshold(50_000, 20, 10)
 
 
 def _event_options(settings: Settings) -> list[str]:
