@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -73,7 +74,7 @@ def worker(
 
     end_with(parent_pid)
     if nice:
-        os.nice(nice)
+        _stand_back(nice)
     settings = load()
     logs.configure(settings, f"worker-{kind}")
     _leave_logs_alone()
@@ -128,6 +129,15 @@ def worker(
         tracing.shutdown(1.0)  # what is left of the grace period must do
         if end_endpoint is not None:
             end_endpoint()
+
+
+def _stand_back(nice: int) -> None:
+    os.nice(nice)
+    group = Path("/proc/self/autogroup")
+    if os.getsid(0) == os.getpid() and group.exists():
+        # Linux shares processors between sessions first, and among the processes of one by their nice (sched(7)).
+        with suppress(OSError):
+            group.write_text(str(nice))
 
 
 def _leave_logs_alone() -> None:
