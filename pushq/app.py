@@ -155,8 +155,11 @@ def to_queue(name: str) -> dict[str, str]:
     """Options of a publication that goes to one queue at once.
 
     By way of the topic exchange, which only delayed messages need, kombu would ask Redis each time which queues are bound to it; of one that
-    has lost its data nobody would be, and the message would be gone without a word.
+    has lost its data nobody would be, and the message would be gone without a word. RabbitMQ knows by itself, and there a caller may
+    need the right to write to that exchange only.
     """
+    if (app.conf.broker_url or "").startswith(("amqp", "pyamqp")):
+        return {"queue": name}
     return {"queue": name, "exchange": "", "routing_key": name}
 
 

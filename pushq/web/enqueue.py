@@ -24,10 +24,10 @@ from pushq.web.threads import Busy, Threads
 log = logging.getLogger("pushq.web")
 
 #: Seconds that a call waits for others, and how many go together at most.
-WINDOW_S: Final = 0.003
+WINDOW_S: Final = 0.008
 MOST_TOGETHER: Final = 200
 #: Lots at a time.
-PUBLISHERS: Final = 2
+PUBLISHERS: Final = 1
 #: Calls that wait at most, and for how long: what then is not on its way is refused, and will not be sent.
 MOST_WAITING: Final = 5_000
 WAIT_S: Final = 5.0
