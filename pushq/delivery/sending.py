@@ -113,24 +113,28 @@ class Sending:
         positions = self._due()
         if not positions:
             return
+        try:
+            self._send_to(positions)
+        finally:
+            # By now the tokens are gone: the batches that only wait for answers are many.
+            self._await()
+            self._spans.look(everything=True)
+
+    def _send_to(self, positions: list[int]) -> None:
         lease = self._lease
         whole = len(positions) == len(lease.user_ids)
         users = lease.user_ids if whole else [lease.user_ids[i] for i in positions]
         devices = lease.device_ids if whole else [lease.device_ids[i] for i in positions]
         resolved = self._resolve(users, devices)
-        try:
-            for environment, (where, tokens, rows) in self._by_environment(positions, resolved).items():
-                self._message = replace(self._message, environment=environment)
-                pool = self._client.pool(environment)
-                if self._renderer is None:
-                    goes_on = self._submit(pool, where, tokens)
-                else:
-                    goes_on = self._submit_rendered(self._renderer, pool, where, tokens, resolved, rows)
-                if not goes_on:
-                    break
-        finally:
-            self._await()
-            self._spans.look(everything=True)
+        for environment, (where, tokens, rows) in self._by_environment(positions, resolved).items():
+            self._message = replace(self._message, environment=environment)
+            pool = self._client.pool(environment)
+            if self._renderer is None:
+                goes_on = self._submit(pool, where, tokens)
+            else:
+                goes_on = self._submit_rendered(self._renderer, pool, where, tokens, resolved, rows)
+            if not goes_on:
+                return
 
     def _by_environment(
         self, positions: list[int], resolved: Resolved
@@ -160,7 +164,9 @@ class Sending:
     def _resolve(self, users: list[int], devices: list[int]) -> Resolved:
         target, count = self._send.target, len(users)
         if target is None:
-            return self._d.cache.resolve(self._lease.platform, users, devices, self._send.app)
+            return self._d.cache.resolve(
+                self._lease.platform, users, devices, self._send.app, tokens_only=self._renderer is None
+            )
         # The provider knows the devices: the request names the target, and no token.
         return Resolved([b""] * count, [target.environment] * count, [None] * count, [None] * count)
 

@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 
@@ -168,9 +170,18 @@ class TokenCache:
     # Reading
 
     def resolve(
-        self, platform: str, user_ids: Sequence[int], device_ids: Sequence[int], app: str
+        self,
+        platform: str,
+        user_ids: Sequence[int],
+        device_ids: Sequence[int],
+        app: str,
+        *,
+        tokens_only: bool = False,
     ) -> Resolved:
         """Find the tokens of devices: one MGET, one query for what it does not answer, one fill.
+
+        Args:
+            tokens_only: languages and attributes are of no interest, and may be missing.
 
         Raises:
             ServiceUnavailable: PostgreSQL is needed and cannot be reached. Redis may be down.
@@ -181,7 +192,13 @@ class TokenCache:
         languages: list[str | None] = [None] * count
         attributes: list[dict[str, Any] | None] = [None] * count
         started = self._clock()
-        entries, epoch = self._read(platform, user_ids)
+        raw, epoch = self._read(platform, user_ids)
+        if raw is not None and tokens_only:
+            resolved = _tokens_at_once(raw, device_ids, app)
+            if resolved is not None:
+                self._count(platform, resolved)
+                return resolved
+        entries = None if raw is None else self._parse([raw[user_id] for user_id in user_ids])
         missing: list[int] = []
         if entries is None:
             missing = list(range(count))
@@ -217,11 +234,14 @@ class TokenCache:
                 epoch=epoch,
                 started=started,
             )
+        self._count(platform, resolved)
+        return resolved
+
+    def _count(self, platform: str, resolved: Resolved) -> None:
         metrics.token_cache_hits.labels(platform).inc(resolved.hits)
         metrics.token_cache_misses.labels(platform).inc(resolved.misses)
         self.counts.hits += resolved.hits
         self.counts.misses += resolved.misses
-        return resolved
 
     def _resolve_missing(
         self,
@@ -260,11 +280,10 @@ class TokenCache:
                 _DEVICES, {"users": list(user_ids), "platform": platform, "recent": RECENT}
             ).fetchall()
 
-    def _read(
-        self, platform: str, user_ids: Sequence[int]
-    ) -> tuple[list[list[DeviceEntry] | None] | None, bytes | None]:
-        """The entries, None for a miss, and the epoch; (None, None) if Redis does not answer."""
-        keys = [f"user:{user_id}:tokens:{platform}" for user_id in user_ids]
+    def _read(self, platform: str, user_ids: Sequence[int]) -> tuple[dict[int, bytes] | None, bytes | None]:
+        """The entries by user, ``null`` for a miss, and the epoch; (None, None) if Redis does not answer."""
+        users = list(dict.fromkeys(user_ids))
+        keys = [f"user:{user_id}:tokens:{platform}" for user_id in users]
         keys.append(EPOCH_KEY)
 
         def read() -> list[bytes | None]:
@@ -274,15 +293,19 @@ class TokenCache:
         if values is None:
             return None, None
         epoch = values.pop() or b""
-        # One parse for all: entries begin with a bracket, tombstones do not.
+        # Entries begin with a bracket, tombstones do not.
         raw = [value if value and value[0] == _OPEN_BRACKET else b"null" for value in values]
+        return dict(zip(users, raw, strict=True)), epoch
+
+    def _parse(self, raw: list[bytes]) -> list[list[DeviceEntry] | None]:
+        """One parse for all; None for a miss."""
         try:
-            parsed = orjson.loads(b"[%b]" % b",".join(raw))
+            parsed: list[list[DeviceEntry] | None] = orjson.loads(b"[%b]" % b",".join(raw))
             if len(parsed) == len(raw) and all(map(_is_entry, parsed)):
-                return parsed, epoch
+                return parsed
         except orjson.JSONDecodeError:
             pass  # which of them is broken shows below, one by one
-        return [self._parse_alone(value) for value in raw], epoch
+        return [self._parse_alone(value) for value in raw]
 
     def _parse_alone(self, value: bytes) -> list[DeviceEntry] | None:
         try:
@@ -407,6 +430,31 @@ class TokenCache:
                 keys=[cache_key(platform, user_id) for platform, user_id in some], args=[TOMBSTONE_TTL]
             )
             outage.pending.difference_update(some)
+
+
+def _tokens_at_once(raw: Mapping[int, bytes], device_ids: Sequence[int], app: str) -> Resolved | None:
+    """The tokens of all devices, cut out of the entries; None where that takes a closer look: one is missing, or is of the sandbox,
+    or a user has another app, or attributes. Parsing them makes a dozen objects for each, which costs three times as much."""
+    text = b"".join(raw.values())
+    found = _pattern(app).findall(text)
+    # So every list in the entries' lists was seen, none has attributes, which may look like anything, and no string hides a quote.
+    if (
+        not len(found) == text.count(b"[") - len(raw) == text.count(b",null]")
+        or b"{" in text
+        or b"\\" in text
+    ):
+        return None
+    tokens = list(map(dict(found).get, ",".join(map(str, device_ids)).encode().split(b",")))
+    if None in tokens:
+        return None
+    size = len(tokens)
+    return Resolved(tokens, ["production"] * size, [None] * size, [None] * size, size)
+
+
+@lru_cache(maxsize=64)
+def _pattern(app: str) -> re.Pattern[bytes]:
+    name = re.escape(orjson.dumps(app))
+    return re.compile(rb"\[(\d+)," + name + rb',"production","([^"]+)",')
 
 
 def _is_entry(value: Any) -> bool:

@@ -109,6 +109,59 @@ def test_misses_then_hits(cache: TokenCache, store: Database, client: redis.Redi
     assert cache.resolve("apns", [1], [first], "shop").tokens == [None]
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"language": "de"},
+        {"environment": "sandbox"},
+        {"app": "news"},
+        {"attributes": {"seat": [7, "shop", "production", "of another", None, None]}},
+        {"language": 'a"b[\\'},
+    ],
+    ids=["plain", "language", "sandbox", "app", "attributes", "quotes"],
+)
+def test_tokens_alone_are_those_of_a_closer_look(
+    cache: TokenCache, store: Database, client: redis.Redis, odd: dict[str, Any]
+) -> None:
+    devices = {user: add(store, user) for user in range(1, 8)}
+    second = add(store, 3, 30)
+    entries = {
+        user: [[device, "shop", "production", token(user), None, None]] for user, device in devices.items()
+    }
+    entries[3].append([second, "shop", "production", token(30), "fr", None])
+    if odd:
+        entries[5][0] = [
+            devices[5],
+            odd.get("app", "shop"),
+            odd.get("environment", "production"),
+            token(5),
+            odd.get("language"),
+            odd.get("attributes"),
+        ]
+    users, ids = [1, 2, 3, 3, *range(4, 8)], [devices[1], devices[2], devices[3], second]
+    ids += [devices[user] for user in range(4, 8)]
+    for gone in (None, b"", b"~nonce", b"[[1,2"):
+        for user, found in entries.items():
+            client.set(cache_key("fcm", user), orjson.dumps(found))
+        if gone is None:
+            client.delete(cache_key("fcm", 2))
+        else:
+            client.set(cache_key("fcm", 2), gone)
+        with_all, alone = (
+            cache.resolve("fcm", users, ids, "shop", tokens_only=tokens_only) for tokens_only in (False, True)
+        )
+        assert (alone.tokens, alone.environments) == (with_all.tokens, with_all.environments)
+        assert None not in alone.tokens
+    for user, found in entries.items():
+        client.set(cache_key("fcm", user), orjson.dumps(found))
+    with_all, alone = (
+        cache.resolve("fcm", users, ids, "shop", tokens_only=tokens_only) for tokens_only in (False, True)
+    )
+    assert (alone.tokens, alone.environments) == (with_all.tokens, with_all.environments)
+    assert alone.tokens[3] == token(30).encode()
+
+
 def test_one_round_trip_each_way(cache: TokenCache, store: Database, client: redis.Redis) -> None:
     devices = [add(store, user) for user in range(1, 101)]
     statements: list[str] = []
