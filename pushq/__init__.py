@@ -9,12 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from pushq.errors import InvalidRequest, PushqError, ServiceUnavailable, SettingsError
+from pushq.version import VERSION
 
 if TYPE_CHECKING:
     from pushq import control
     from pushq.tasks.entry import send_broadcast, send_notification
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "InvalidRequest",
     "PushqError",

@@ -81,8 +81,7 @@ class Notification:
 
     def as_json(self) -> dict[str, Any]:
         """A JSON object that :func:`parse_notification` reads back; fields at their default are left out."""
-        default = asdict(Notification())
-        return {key: value for key, value in asdict(self).items() if value != default[key]}
+        return {key: value for key in _DEFAULTS if (value := getattr(self, key)) != _DEFAULTS[key]}
 
     def placeholders(self) -> tuple[templates.Placeholder, ...]:
         """All that stand in it, in whatever language and for whatever platform; each once."""
@@ -166,6 +165,7 @@ class Notification:
 
 
 FIELDS: Final = tuple(Notification.__dataclass_fields__)
+_DEFAULTS: Final = asdict(Notification())
 #: Fields that take placeholders.
 _TEXTS: Final = ("title", "body", "image", "link")
 #: The same inside of overrides, at whatever depth.

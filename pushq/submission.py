@@ -1,6 +1,7 @@
 """A call to ``send_broadcast`` or ``send_notification``, checked completely before anything is published.
 
-Pure but for the clock passed in. The same checks run again where the call arrives, for callers that are no Python.
+Pure but for the clock passed in. Where the call arrives it is checked again, for callers that are no Python or another version of pushq; what
+providers would refuse is not looked for a second time by the same version.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pushq.providers.target import Target
 from pushq.rendering.templates import default_of
 from pushq.rendering.values import parse as parse_values
 from pushq.settings import RetrySettings
+from pushq.version import VERSION
 
 Guarantee = Literal["at_least_once", "at_most_once"]
 Kind = Literal["broadcast", "transactional"]
@@ -35,6 +37,10 @@ MAX_KEY_LENGTH: Final = 200
 #: Requests per second for one send: what a caller may ask for.
 MAX_RATE: Final = 1_000_000
 _NAMESPACE: Final = uuid.UUID("4e0f1c5b-6e0a-5b8e-9d3a-2f6c1f0a7b52")
+#: Names the version of pushq that has found a travelling call to be one that its providers take.
+_CHECKED: Final = "checked"
+#: What two calls that ask for the same may differ in.
+_NOT_ASKED: Final = ("called_at", _CHECKED)
 _CHECKS: Final = {"apns": apns.check, "fcm": fcm.check, "hms": hms.check}
 
 
@@ -71,11 +77,14 @@ class Submission:
             return uuid.uuid4()
         return uuid.uuid5(_NAMESPACE, f"{self.app or ''}\0{self.idempotency_key}")
 
-    def fingerprint(self) -> str:
-        """Tells whether two calls with one idempotency key ask for the same thing."""
-        document = self.as_json()
-        del document["called_at"]
-        return sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    def fingerprint(self, document: Mapping[str, Any] | None = None) -> str:
+        """Tells whether two calls with one idempotency key ask for the same thing.
+
+        Args:
+            document: :meth:`as_json`, where it is at hand.
+        """
+        asked = {key: value for key, value in (document or self.as_json()).items() if key not in _NOT_ASKED}
+        return sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
         """What travels to the broadcast worker; :func:`parse_submission` reads it back."""
@@ -93,6 +102,7 @@ class Submission:
             "values": None
             if self.values is None
             else {str(user): dict(v) for user, v in self.values.items()},
+            _CHECKED: VERSION,
         }
         return {key: value for key, value in document.items() if value is not None}
 
@@ -115,15 +125,21 @@ def submit(
     rate: object = None,
     retry: object = None,
     values: object = None,
+    deliverable: bool = False,
 ) -> Submission:
     """Check a call.
+
+    Args:
+        deliverable: it is known that every platform takes the notification.
 
     Raises:
         InvalidRequest: names the field, what was found and what is allowed.
     """
     message = parse_notification(notification)
     people = parse_audience(audience)
-    if people.target is not None:
+    if deliverable:
+        pass
+    elif people.target is not None:
         check_target(message, people.target)
     else:
         for platform in people.platforms or PLATFORMS:
@@ -226,7 +242,7 @@ def _lowered(message: str) -> str:
 
 
 def parse_submission(document: Mapping[str, Any]) -> Submission:
-    """Read back what :meth:`Submission.as_json` wrote, with all checks."""
+    """Read back what :meth:`Submission.as_json` wrote, with all checks that this version has not made before."""
     which = document.get("kind")
     if which not in ("broadcast", "transactional"):
         raise InvalidRequest("kind", kind(which), "'broadcast' or 'transactional'")
@@ -245,6 +261,7 @@ def parse_submission(document: Mapping[str, Any]) -> Submission:
         rate=document.get("rate"),
         retry=document.get("retry"),
         values=document.get("values"),
+        deliverable=document.get(_CHECKED) == VERSION,
     )
 
 

@@ -16,7 +16,7 @@ PACKAGE = "pushq"
 
 #: The parts of the package, from the ground up. A part imports only parts of the rows above its own here.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "platforms", "together"}),
+    frozenset({"collector", "errors", "platforms", "together", "version"}),
     frozenset({"rendering", "settings"}),
     frozenset({"redaction"}),
     frozenset(

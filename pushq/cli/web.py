@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pushq import __version__, logs, tracing
+from pushq import __version__, collector, logs, tracing
 from pushq.cli.output import emit_json, json_option
 from pushq.cli.parent import end_with
 from pushq.errors import PushqError, SettingsError
@@ -152,6 +152,10 @@ def _serve(app: FastAPI, listening: socket.socket, settings: Settings) -> None:
             # Not uvicorn's own, which would raise the signal again once all is closed: this end is in order.
             self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
             self.should_exit = True
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            collector.tame()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             app.state.web.closing.set()  # streams end by themselves, and nobody waits for them

@@ -132,7 +132,7 @@ def prepare(settings: Settings, send_id: uuid.UUID, submission: Submission) -> C
         app,
         submission.guarantee,
         submission.idempotency_key,
-        submission.fingerprint(),
+        submission.fingerprint(document),
         orjson.dumps(document["notification"]).decode(),
         orjson.dumps(document["audience"]).decode(),
         orjson.dumps(sends.options_of(submission, platforms)).decode(),

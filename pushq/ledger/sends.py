@@ -216,7 +216,7 @@ def _insert(
             "app": app,
             "guarantee": submission.guarantee,
             "key": submission.idempotency_key,
-            "fingerprint": submission.fingerprint(),
+            "fingerprint": submission.fingerprint(document),
             "notification": _json(document["notification"]),
             "audience": _json(document["audience"]),
             "options": _json(options_of(submission, platforms)),
