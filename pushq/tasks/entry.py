@@ -23,9 +23,9 @@ from pushq.settings import load
 from pushq.submission import Guarantee, Submission, parse_submission, submit
 from pushq.tasks import calls
 
-#: Celery's own names for an option that only makes sense on a running task.
 #: Options by which a caller, or Celery's retry, has a message go another way than to its queue at once.
 _WAYS = ("queue", "exchange", "routing_key", "countdown", "eta")
+#: Options that only make sense on other tasks.
 _FORBIDDEN_OPTIONS = ("countdown", "eta", "retries", "link", "link_error", "chain", "group_id", "chord")
 
 log = logging.getLogger("pushq.calls")
@@ -126,7 +126,6 @@ class EntryTask(Task):  # type: ignore[misc]
         except Exception as exc:  # noqa: BLE001 - whatever it was, the call must not be lost
             log.warning("call_not_accepted", extra={"send_id": self.request.id, "error": type(exc).__name__})
             again(self, exc)
-        calls.forget(self.request.id)
 
 
 def again(task: Task, exc: Exception) -> NoReturn:

@@ -70,4 +70,3 @@ def send_notifications(self: Task, messages: Sequence[tuple[str, dict[str, Any]]
     except Exception as exc:  # noqa: BLE001 - whatever it was, no call must be lost
         log.warning("calls_not_accepted", extra={"calls": len(valid), "error": type(exc).__name__})
         again(self, exc)
-    calls.forget(*(str(send_id) for send_id, _ in valid))

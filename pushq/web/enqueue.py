@@ -1,6 +1,7 @@
 """Calls on their way to the broker: those that arrive within a few milliseconds go together.
 
-While one lot is being published the next gathers, so the busier the door, the larger the lots; alone, a call waits for the window only.
+While one lot is being published the next gathers, and between the beginnings of two there is a pause, so the busier the door, the larger the
+lots; a call that comes alone goes at once.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from pushq.web.threads import Busy, Threads
 
 log = logging.getLogger("pushq.web")
 
-#: Seconds that a call waits for others, and how many go together at most.
-WINDOW_S: Final = 0.008
+#: Seconds from the beginning of one lot to that of the next at least, and how many go together at most.
+EVERY_S: Final = 0.02
 MOST_TOGETHER: Final = 200
 #: Lots at a time.
 PUBLISHERS: Final = 1
@@ -73,8 +74,8 @@ class Enqueuer:
         publish: blocks; called from threads.
     """
 
-    def __init__(self, claims: Claims, publish: Publish, *, window_s: float = WINDOW_S) -> None:
-        self._claims, self._publish, self._window_s = claims, publish, window_s
+    def __init__(self, claims: Claims, publish: Publish, *, every_s: float = EVERY_S) -> None:
+        self._claims, self._publish, self._every_s = claims, publish, every_s
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._threads = Threads("publish", PUBLISHERS, wait_s=60.0)
@@ -119,10 +120,13 @@ class Enqueuer:
         return await asyncio.shield(waiting.result)
 
     async def _work(self) -> None:
+        clock = asyncio.get_running_loop().time
+        next_at = clock()
         while True:
             await self._arrived.wait()
-            if len(self._waiting) < MOST_TOGETHER:
-                await asyncio.sleep(self._window_s)
+            # Whoever came in the same turn of the loop goes along.
+            await asyncio.sleep(max(0.0, next_at - clock()) if len(self._waiting) < MOST_TOGETHER else 0)
+            next_at = clock() + self._every_s
             lot = [self._waiting.popleft() for _ in range(min(MOST_TOGETHER, len(self._waiting)))]
             if not self._waiting:
                 self._arrived.clear()

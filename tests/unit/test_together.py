@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -131,3 +132,79 @@ assert (second.value, third.value) == ("done 1", "done 2"), (second, third)
 assert seen == [[0], [1, 2]], seen
 """
     )
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wait_until_waiting(together: Together[int, str], number: int) -> None:
+    end = time.monotonic() + 10
+    while len(together._waiting) < number:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_between_the_beginnings_of_two_rounds_there_is_a_pause_and_who_comes_after_it_goes_at_once() -> None:
+    rounds, clock = Rounds(), Clock()
+    together = Together[int, str](rounds, most=3, every_s=3600.0, clock=clock)
+    assert together(0) == "done 0"
+    clock.now += 3600.0
+    assert together(1) == "done 1"
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(together, number) for number in (2, 3)]
+        wait_until_waiting(together, 2)
+        assert rounds.seen == [[0], [1]]
+        # As many as a round may have: it does not wait for its time.
+        waiting.append(pool.submit(together, 4))
+        assert sorted(one.result(10) for one in waiting) == ["done 2", "done 3", "done 4"]
+    assert sorted(rounds.seen[2]) == [2, 3, 4]
+
+
+def test_a_pause_ends() -> None:
+    rounds = Rounds()
+    together = Together[int, str](rounds, every_s=0.05)
+    begun = time.monotonic()
+    assert [together(number) for number in range(3)] == ["done 0", "done 1", "done 2"]
+    assert time.monotonic() - begun >= 0.1
+
+
+def test_a_round_has_what_its_items_weigh() -> None:
+    rounds: list[list[str]] = []
+
+    def work(items: Sequence[str]) -> Sequence[str]:
+        rounds.append(list(items))
+        return items
+
+    together = Together[str, str](work, most=10, every_s=0.2, size=len)
+    together("first")
+    with ThreadPoolExecutor(8) as pool:
+        given = ["four", "four", "four", "longer than ten", "a"]
+        assert list(pool.map(together, given)) == given
+    assert sorted(item for each in rounds[1:] for item in each) == sorted(given)
+    assert all(len(each) == 1 or sum(map(len, each)) <= 10 for each in rounds)
+
+
+def test_who_leads_and_is_stopped_in_the_pause_leaves_the_lead_to_the_next() -> None:
+    program = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import gevent
+from pushq.together import Together
+
+rounds = []
+together = Together(lambda items: (rounds.append(list(items)), items)[1], every_s=0.5)
+together(0)
+first = gevent.spawn(together, 1)
+gevent.sleep(0.05)
+second = gevent.spawn(together, 2)
+gevent.sleep(0.05)
+first.kill()
+assert second.get(timeout=5) == 2
+assert rounds == [[0], [2]], rounds
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -76,10 +76,10 @@ def call(user: int = 1, key: str | None = None) -> Submission:
     )
 
 
-def run(body: Callable[[Enqueuer, Broker, Notes], Awaitable[None]], window_s: float = 0.01) -> None:
+def run(body: Callable[[Enqueuer, Broker, Notes], Awaitable[None]], every_s: float = 0.01) -> None:
     async def opened() -> None:
         broker, notes = Broker(), Notes()
-        async with Enqueuer(notes, broker.publish, window_s=window_s) as enqueuer:  # type: ignore[arg-type]
+        async with Enqueuer(notes, broker.publish, every_s=every_s) as enqueuer:  # type: ignore[arg-type]
             try:
                 await asyncio.wait_for(body(enqueuer, broker, notes), 60)
             finally:
