@@ -307,7 +307,7 @@ class FcmSettings(LimitSettings):
     iid_url: HttpsOrigin = "https://iid.googleapis.com"
     ca_file: ReadableFile | None = None
     min_connections: Annotated[int, Field(ge=1, le=1000)] = 2
-    max_connections: Annotated[int, Field(ge=1, le=1000)] = 32
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 64
     idle_close_seconds: Annotated[float, Field(ge=1, le=86400)] = 600.0
 
     @property
