@@ -64,6 +64,9 @@ def _write_when_due(channel: Channel, engine: Engine, endpoint: Endpoint, work: 
             # What comes meanwhile falls due a latency later, so nobody waits longer for this.
             rest = min(engine.rest(time.monotonic()), latency)
             gevent.sleep(max(min(max(latency / PAUSES_PER_LATENCY, TICK_S), MAX_PAUSE_S), rest))
+            if engine.ended is not None:
+                # Meanwhile the reader has said the last word, and may still be writing it: half a frame, for one.
+                return
             out = engine.release(time.monotonic())
             if out:
                 channel.send(out)
