@@ -80,7 +80,8 @@ def test_a_write_that_fails(share: float, unknown: int) -> None:
     """What the peer may have read is unknown, and what lies behind it was surely not sent."""
     line = Line(share)
     lines = Lines(line)
-    settings = PoolSettings(tick_s=0.02, queue_timeout_s=0.2, backoff_min_s=0.01)
+    # Long enough for a loaded machine to hand over the first request.
+    settings = PoolSettings(tick_s=0.02, queue_timeout_s=2.0, backoff_min_s=0.01)
     pool = Pool("test", Origin("localhost", 443), settings, connector=lines)
     pool.start()
     burst: Burst = burst_of(20)
