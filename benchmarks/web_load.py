@@ -1,8 +1,9 @@
 """Transactional calls over HTTP at a steady rate: how long the answers take, and whether everybody is reached who was accepted.
 
-    python -m benchmarks.web_load --rate 300 --seconds 60
+    python -m benchmarks.web_load --rate 300 --seconds 60 --keep
+    python -m benchmarks.web_load --write
 
-Everything is private and on this machine: PostgreSQL, Redis, the mock providers with 80 ms latency, one core, one APNs and one FCM worker, and
+`--keep` puts the figures into benchmarks/web_load.json, a run for each broker and rate, and `--write` those into RESULTS.md. Everything is private and on this machine: PostgreSQL, Redis, the mock providers with 80 ms latency, one core, one APNs and one FCM worker, and
 one `pushq web`. The calls begin at their times whether or not earlier ones were answered, so that a slow answer shows as latency and not as a
 lower rate. Every accepted send is looked for in the ledger and counted at the mock.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime as dt
 import json
 import os
 import random
@@ -18,10 +20,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+from benchmarks.machine import machine, versions
+from benchmarks.results import replace_section
 from pushq.database import Database
 from pushq.demo.stack import Stack
 from pushq.ledger.timings import transactional_ends
@@ -30,7 +35,12 @@ from pushq.loadtest.processes import Watch
 from pushq.loadtest.quantiles import summary
 from pushq.settings import ServiceUrl
 
+ROOT: Final = Path(__file__).resolve().parents[1]
+JSON_FILE: Final = ROOT / "benchmarks" / "web_load.json"
+RESULTS_FILE: Final = ROOT / "benchmarks" / "RESULTS.md"
+PACKAGES: Final = ("pushq", "fastapi", "uvicorn", "h11", "celery", "kombu", "redis", "gevent")
 PLATFORMS = ("apns", "fcm")
+ROLES: Final = ("web", "core", "apns", "fcm", "postgresql", "redis", "rabbitmq", "mock", "caller")
 CONNECTIONS = 64
 END_S = 60.0
 
@@ -173,6 +183,61 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             database.close()
 
 
+def keep(report: dict[str, Any], load_before: float) -> None:
+    """Put a run's figures into the file, in the place of an earlier one of its kind."""
+    document = json.loads(JSON_FILE.read_text()) if JSON_FILE.exists() else {"runs": {}}
+    document["machine"] = {key: value for key, value in machine().items() if key != "load_average"}
+    document["versions"] = versions(PACKAGES)
+    name = f"{report['broker']}, {report['rate']:g} a second"
+    document["runs"][name] = {
+        "day": dt.datetime.now(dt.UTC).date().isoformat(),
+        "load_average_before": load_before,
+        "report": report,
+    }
+    JSON_FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """The section of RESULTS.md."""
+    here, runs = document["machine"], document["runs"]
+    lines = [
+        "## Calls over HTTP",
+        "",
+        f"- {here['cpu']}, {here['cores']} cores, {here['memory_gib']} GiB; {here['system']}",
+        "- " + ", ".join(f"{name} {version}" for name, version in document["versions"].items()),
+        "",
+        "`POST /v1/notifications`, one user each, at a steady rate: PostgreSQL, the broker, the mock providers (80 ms), a core, an APNs and an FCM worker, `pushq web`",
+        "and the caller share the two cores. Milliseconds from when the call was due: to the answer 202, and to the settled outcome. Accepted ones are looked for in the",
+        "ledger, their devices counted at the providers.",
+        "",
+        "| broker, rate | seconds | 202 | others | answer p50 | p95 | p99 | p99.9 | settled p50 | p99 | accepted and ended | devices reached | of | CPU ms a call | load before |",
+        "|---|" + "---:|" * 14,
+    ]
+    for name, run in runs.items():
+        report = run["report"]
+        answer, settled = report["answer_ms"], report["settled_ms"]
+        others = sum(report["statuses"].values()) - report["statuses"].get("202", 0)
+        lines.append(
+            f"| {name} | {report['seconds']:g} | {report['statuses'].get('202', 0):,} | {others} | {answer['p50']:.0f} | {answer['p95']:.0f} "
+            f"| {answer['p99']:.0f} | {answer['p99.9']:.0f} | {settled['p50']:.0f} | {settled['p99']:.0f} | {report['ended']:,} "
+            f"| {report['devices_reached']:,} | {report['devices_expected']:,} | {report['cpu_ms_per_call']:.1f} "
+            f"| {run['load_average_before']:.1f} |"
+        )
+    lines += ["", "| CPU s | " + " | ".join(ROLES) + " |", "|---|" + "---:|" * len(ROLES)]
+    for name, run in runs.items():
+        cpu = run["report"]["cpu_s"]
+        lines.append(
+            f"| {name} | " + " | ".join(f"{cpu[role]:.1f}" if role in cpu else "" for role in ROLES) + " |"
+        )
+    lines += ["", "- `python -m benchmarks.web_load --rate RATE --seconds 60 --broker BROKER --keep`"]
+    return "\n".join(lines)
+
+
+def write() -> None:
+    section = markdown(json.loads(JSON_FILE.read_text()))
+    RESULTS_FILE.write_text(replace_section(RESULTS_FILE.read_text(), "web_load", section))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -181,12 +246,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--devices", type=int, default=20_000)
     parser.add_argument("--broker", choices=("redis", "rabbitmq"), default="redis")
-    parser.add_argument("--write", type=Path, help="Where the figures go as JSON, besides standard output.")
+    parser.add_argument("--keep", action="store_true", help="Keep the figures, too.")
+    parser.add_argument(
+        "--write", action="store_true", help="Measure nothing; write what was kept into RESULTS.md."
+    )
     options = parser.parse_args()
-    report = json.dumps(measure(options), indent=2)
-    print(report)
     if options.write:
-        options.write.write_text(report + "\n", encoding="utf-8")
+        write()
+        return
+    load_before = float(machine()["load_average"])
+    report = json.loads(json.dumps(measure(options)))
+    print(json.dumps(report, indent=2))
+    if options.keep:
+        keep(report, load_before)
 
 
 if __name__ == "__main__":
