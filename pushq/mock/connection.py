@@ -56,7 +56,7 @@ def _read(channel: Channel, engine: Engine, endpoint: Endpoint, work: Event) -> 
 
 def _write_when_due(channel: Channel, engine: Engine, endpoint: Endpoint, work: Event) -> None:
     try:
-        while engine.ended is None:
+        while not _over(engine):
             if not engine.pending:
                 work.clear()
                 work.wait()
@@ -64,7 +64,7 @@ def _write_when_due(channel: Channel, engine: Engine, endpoint: Endpoint, work: 
             # What comes meanwhile falls due a latency later, so nobody waits longer for this.
             rest = min(engine.rest(time.monotonic()), latency)
             gevent.sleep(max(min(max(latency / PAUSES_PER_LATENCY, TICK_S), MAX_PAUSE_S), rest))
-            if engine.ended is not None:
+            if _over(engine):
                 # Meanwhile the reader has said the last word, and may still be writing it: half a frame, for one.
                 return
             out = engine.release(time.monotonic())
@@ -72,3 +72,7 @@ def _write_when_due(channel: Channel, engine: Engine, endpoint: Endpoint, work: 
                 channel.send(out)
     except OSError:
         return
+
+
+def _over(engine: Engine) -> bool:
+    return engine.ended is not None

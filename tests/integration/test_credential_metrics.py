@@ -22,7 +22,8 @@ from pushq.mock import MockProcess
 from pushq.providers.apns.credentials import LIFE_S, RENEW_AFTER_S, ProviderTokens, load_key
 from pushq.providers.client import CredentialUnavailable
 from pushq.providers.credential_metrics import CredentialMetrics, first_end
-from pushq.providers.fcm.credentials import MARGIN_S, AccessTokens
+from pushq.providers.fcm.credentials import AccessTokens
+from pushq.providers.shared_token import MARGIN_S
 from pushq.redis_client import open_redis
 from pushq.settings import ServiceUrl, load_apps
 from tests.integration.counted import value
@@ -142,5 +143,5 @@ def test_tokens_that_nobody_needs_say_nothing_and_those_that_fail_say_when_they_
             assert access.ends_at() == ends
             mock.set_faults([])
             now[0] = began
-            access.expired(access._token)
+            access.expired(access.authorization())
             assert access.ends_at() > began + MARGIN_S

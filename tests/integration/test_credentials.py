@@ -30,7 +30,8 @@ from pushq.errors import SettingsError
 from pushq.mock import MockProcess
 from pushq.providers.apns.credentials import FLOOR_S, ProviderTokens, load_key
 from pushq.providers.client import CredentialRefused, CredentialUnavailable
-from pushq.providers.fcm.credentials import RETRY_S, AccessTokens, load_account
+from pushq.providers.fcm.credentials import AccessTokens, load_account
+from pushq.providers.shared_token import RETRY_S
 from pushq.redis_client import open_redis
 from pushq.settings import ApnsSettings, FcmSettings, ServiceUrl, load_apps
 from tests.services.faults import crash
@@ -453,7 +454,9 @@ class TestAccessTokens:
         assert first.authorization() != second.authorization()
         assert first.authorization() == first.authorization()
         assert self.requests(mock) == 2
-        assert [r.message for r in caplog.records if r.name == "pushq.fcm"] == ["fcm_token_fetched_alone"] * 2
+        assert [r.message for r in caplog.records if r.name == "pushq.credentials"] == [
+            "token_fetched_alone"
+        ] * 2
 
     @pytest.mark.parametrize(
         "changes",
@@ -571,6 +574,6 @@ class TestAccessTokens:
         with pytest.raises(CredentialRefused) as caught:
             tokens.expired(tokens.authorization())
         said = f"{tokens!r} {tokens} {caught.value!r} " + everything(caplog)
-        assert "fcm_token_fetched" in said
+        assert "token_fetched" in said
         assert token.split()[1].decode() not in said
         assert_no_content(said, json.loads(account.read_bytes())["private_key"].encode())

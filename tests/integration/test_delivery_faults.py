@@ -369,7 +369,7 @@ class TestCredentials:
     def test_a_token_endpoint_that_does_not_answer_costs_no_attempt(
         self, world: World, worker: Worker, mock: MockProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pushq.providers.fcm.credentials.RETRY_S", 0.0)  # time passes in the ledger only
+        monkeypatch.setattr("pushq.providers.shared_token.RETRY_S", 0.0)  # time passes in the ledger only
         mock.set_faults(
             [{"platform": "oauth", "answer": {"status": 500, "body": "no", "reason": "server_error"}}]
         )

@@ -5,9 +5,6 @@ Source: Google, OAuth 2.0 for service accounts; the token lives about an hour.
 
 from __future__ import annotations
 
-import logging
-import math
-import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC
 from pathlib import Path
@@ -22,22 +19,10 @@ from google.oauth2 import service_account
 from pushq.errors import SettingsError
 from pushq.http2 import Proxy
 from pushq.providers.client import CredentialRefused, CredentialUnavailable
+from pushq.providers.shared_token import TIMEOUT_S, Fetched, SharedToken
 from pushq.settings import FcmSettings
 
-log = logging.getLogger("pushq.fcm")
-
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
-#: Renewed this long before it ends, so that a request under way does not outlive it.
-MARGIN_S: Final = 8 * 60
-TIMEOUT_S: Final = 15.0
-#: One token request may take TIMEOUT_S; who waits for the holder waits a little longer.
-LOCK_S: Final = 30
-#: After a failure nobody asks again for so long: each would wait out the same time-out in turn.
-RETRY_S: Final = 10.0
-#: A token that could not be renewed is used until this long before its end.
-LAST_USE_S: Final = 30.0
-#: A token that was fetched because its predecessor was refused, and is refused within this time itself, proves the set-up wrong.
-PROOF_S: Final = 60.0
 
 
 class _Answer(transport.Response):
@@ -145,15 +130,8 @@ class AccessTokens:
         self._app = app
         self._account = load_account(settings, app)
         self._request = HttpxRequest(settings.ca_file, proxy)
-        self._redis, self._clock = client, clock
-        self._slot = f"pushq:fcm:token:{self._account.service_account_email}:{self._account.signer.key_id}"
-        self._lock = threading.Lock()
-        self._token = b""
-        self._ends = 0.0
-        self._retry_at = 0.0
-        self._failure = ""
-        #: When a token was fetched in the place of a refused one.
-        self._replaced_at = float("-inf")
+        slot = f"pushq:fcm:token:{self._account.service_account_email}:{self._account.signer.key_id}"
+        self._token = SharedToken(f"fcm/{app}", slot, self._fetch, client, clock)
 
     def __repr__(self) -> str:
         return f"AccessTokens(app={self._app})"
@@ -169,79 +147,26 @@ class AccessTokens:
             CredentialRefused: Google does not accept the service account.
             CredentialUnavailable: the token endpoint does not answer.
         """
-        if self._usable():
-            return self._token
-        with self._lock:
-            if not self._usable():
-                try:
-                    self._renew(stale=None)
-                except CredentialUnavailable as exc:
-                    self._retry_at, self._failure = self._clock() + RETRY_S, str(exc)
-                    if self._clock() >= self._ends - LAST_USE_S:
-                        raise
-                    log.warning("fcm_token_not_renewed", extra={"app": self._app, "error": str(exc)})
-        return self._token
+        return self._token.authorization()
 
     def ends_at(self) -> float:
-        """UNIX seconds at which the token ends; nan while nobody needs it renewed. Past, or soon: its renewal fails."""
-        due = max(self._ends - MARGIN_S, 0.0)
-        return self._ends if self._clock() < due or self._retry_at > due else math.nan
-
-    def _usable(self) -> bool:
-        """Whether the token will do without a renewal, or with the one that has just failed."""
-        now = self._clock()
-        if now < self._ends - MARGIN_S:
-            return True
-        if now >= self._retry_at:
-            return False
-        if now < self._ends - LAST_USE_S:
-            return True
-        raise CredentialUnavailable(self._failure)
+        """See :meth:`SharedToken.ends_at`."""
+        return self._token.ends_at()
 
     def expired(self, stale: bytes) -> None:
         """FCM answered 401 to ``stale``: get another token, unless somebody already has.
 
         Raises:
             CredentialRefused: ``stale`` was itself fetched a moment ago in the place of a refused one.
+            CredentialUnavailable: the token endpoint does not answer.
         """
-        with self._lock:
-            if self._token != stale:
-                return
-            if self._clock() - self._replaced_at < PROOF_S:
-                raise CredentialRefused(
-                    f"FCM refuses the access token of app {self._app!r}, a new one as well (401). Check that the service account of"
-                    f" apps.{self._app}.fcm may use the FCM API, and this machine's clock, then: pushq resume"
-                )
-            self._renew(stale=stale)
-            self._replaced_at = self._clock()
+        self._token.refused(
+            stale,
+            f"FCM refuses the access token of app {self._app!r}, a new one as well (401). Check that the service account of"
+            f" apps.{self._app}.fcm may use the FCM API, and this machine's clock, then: pushq resume",
+        )
 
-    def _renew(self, stale: bytes | None) -> None:
-        try:
-            self._token, self._ends = self._shared(stale) or self._fetch_for_all(stale)
-        except redis.RedisError as exc:
-            log.warning("fcm_token_fetched_alone", extra={"app": self._app, "error": type(exc).__name__})
-            self._token, self._ends = self._fetch()
-
-    def _shared(self, stale: bytes | None) -> tuple[bytes, float] | None:
-        raw: Any = self._redis.get(self._slot)
-        if not raw:
-            return None
-        found = orjson.loads(raw)
-        token, ends = b"Bearer " + found["token"].encode(), float(found["ends"])
-        return None if token == stale or self._clock() >= ends - MARGIN_S else (token, ends)
-
-    def _fetch_for_all(self, stale: bytes | None) -> tuple[bytes, float]:
-        with self._redis.lock(f"{self._slot}:lock", timeout=LOCK_S, blocking_timeout=LOCK_S):
-            shared = self._shared(stale)
-            if shared is not None:
-                return shared
-            token, ends = self._fetch()
-            document = orjson.dumps({"token": token.removeprefix(b"Bearer ").decode(), "ends": ends})
-            self._redis.set(self._slot, document, ex=max(int(ends - self._clock()), 1))
-            log.info("fcm_token_fetched", extra={"app": self._app})
-            return token, ends
-
-    def _fetch(self) -> tuple[bytes, float]:
+    def _fetch(self) -> Fetched:
         try:
             self._account.refresh(self._request)
         except exceptions.RefreshError as exc:
@@ -257,10 +182,9 @@ class AccessTokens:
             raise CredentialUnavailable(
                 f"Google's token endpoint cannot be reached (app {self._app!r}: {type(exc.__cause__ or exc).__name__})"
             ) from exc
-        token = str(self._account.token).encode()
         expiry = self._account.expiry  # naive UTC by google-auth's convention; a refreshed account has one
         assert expiry is not None
-        return b"Bearer " + token, expiry.replace(tzinfo=UTC).timestamp()
+        return str(self._account.token), expiry.replace(tzinfo=UTC).timestamp()
 
 
 def _words(error: Exception) -> str:
