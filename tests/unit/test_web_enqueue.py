@@ -105,6 +105,20 @@ def test_what_arrives_together_goes_together_and_what_comes_meanwhile_after_it()
     run(body)
 
 
+def test_who_comes_alone_goes_at_once_and_who_comes_in_the_pause_after_him_goes_with_the_others() -> None:
+    async def body(enqueuer: Enqueuer, broker: Broker, _: Notes) -> None:
+        await enqueuer.enqueue(call(1))
+        waiting = []
+        for user in range(2, 6):
+            waiting.append(asyncio.create_task(enqueuer.enqueue(call(user))))
+            await asyncio.sleep(0.01)
+        assert [len(lot) for lot in broker.lots] == [1]
+        await asyncio.gather(*waiting)
+        assert [len(lot) for lot in broker.lots] == [1, 4]
+
+    run(body, every_s=2.0)
+
+
 def test_each_call_has_an_answer_of_its_own() -> None:
     async def body(enqueuer: Enqueuer, broker: Broker, _: Notes) -> None:
         results = await asyncio.gather(
