@@ -56,6 +56,8 @@ RUNS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 #: Runs of the same set-up with ever more devices.
 GROWTH: Final = ("100k", "300k", "million-redis", "10-million")
+#: For a million on these cores.
+GOAL_S: Final = 10.0
 OVER_TIME: Final = ("million-redis", "million-rabbitmq", "quota")
 #: A process's part in a broadcast, for the plot; what is not listed is under its own name.
 STAGES: Final[Mapping[str, str]] = {
@@ -180,13 +182,38 @@ def markdown(document: Mapping[str, Any]) -> str:
         *(f"- {name}: `{each['command']}`, {each['began'][:10]}" for name, each in runs.items()),
         "",
     ]
-    lines += _peers(runs) + _transactional(runs) + _memory(runs) + _growth(runs) + _quota(runs)
+    lines += (
+        _between(runs) + _peers(runs) + _transactional(runs) + _memory(runs) + _growth(runs) + _quota(runs)
+    )
     return "\n".join(lines)
 
 
 def _load(run: Mapping[str, Any]) -> str:
     load = run["load_average_before"]
     return "not noted" if load is None else f"{load:.1f}"
+
+
+def _between(runs: Mapping[str, Any]) -> list[str]:
+    """What stands between the million and ten seconds: the CPU time that there is, and where it goes."""
+    names = [name for name in OVER_TIME[:2] if name in runs]
+    if not names:
+        return []
+    there = GOAL_S * (os.cpu_count() or 1)
+    lines = [
+        f"**{GOAL_S:g} seconds** have {there:g} s of CPU time on these cores. Where it goes, in CPU seconds; the mock stands for Apple and Google, and the caller is the",
+        "benchmark looking on: neither runs where pushq does.",
+        "",
+        "| run | " + " | ".join(STAGES.values()) + " | all | without mock and caller | busy |",
+        "|---|" + "---:|" * (len(STAGES) + 3),
+    ]
+    for name in names:
+        report = runs[name]["report"]
+        cpu = by_role(report["cpu_s"])
+        whole, others = sum(cpu.values()), sum(cpu.get(role, 0.0) for role in ("mock", "caller"))
+        cells = " | ".join(f"{cpu[role]:.1f}" if role in cpu else "" for role in STAGES)
+        busy = whole / report["seconds"] / (os.cpu_count() or 1)
+        lines.append(f"| {name} | {cells} | {whole:.1f} | {whole - others:.1f} | {busy:.0%} |")
+    return [*lines, ""]
 
 
 def _peers(runs: Mapping[str, Any]) -> list[str]:
