@@ -139,6 +139,12 @@ class Connection:
         """It can write nothing now: no stream is free, or the windows did not let the next request out."""
         return self.core.capacity == 0 or self.blocked
 
+    @property
+    def could_write(self) -> bool:
+        """It takes requests, and is not full."""
+        # Without the peer's SETTINGS, and while it drains, there is no capacity. Asked of every connection for every write.
+        return not self.blocked and self.core.capacity > 0 and self.end_reason is None
+
     def start(self) -> None:
         Task(self._guarded(self._read))
         Task(self._guarded(self._write))
@@ -314,7 +320,7 @@ class Connection:
                     return
                 self._writing = b""
                 self._sending_since = None
-                if taken and owner.others_could_write(self):
+                if taken and owner.work_waits and owner.others_could_write(self):
                     pause(0)
 
     def _read_out(self, lost: ConnectionLost) -> None:

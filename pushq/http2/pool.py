@@ -239,10 +239,9 @@ class Pool:
         if not queue.waiting or connection.core.capacity == 0:
             return 0
         core = connection.core
-        limit = min(
-            core.capacity,
-            self._settings.grab if self.others_could_write(connection) else self._settings.chunk,
-        )
+        limit = min(core.capacity, self._settings.chunk)
+        if limit > self._settings.grab and self.others_could_write(connection):
+            limit = self._settings.grab
         now = self._clock()
         deadline = now + self._settings.request_timeout_s
         taken = queue.feed(lambda burst, at_most: core.write(burst, at_most, now, deadline), limit)
@@ -256,9 +255,7 @@ class Pool:
         return taken
 
     def others_could_write(self, connection: Connection) -> bool:
-        return any(
-            other is not connection and other.takes_requests and not other.full for other in self._connections
-        )
+        return any(other.could_write and other is not connection for other in self._connections)
 
     def answered(self, connection: Connection, answer: Answer) -> None:
         if self._retire_on(answer):
@@ -368,7 +365,7 @@ class Pool:
     def _wake_connections(self) -> None:
         """Wake as many connections as the waiting work needs, the emptiest first."""
         wanted = self._queue.waiting
-        free = [each for each in self._connections if each.takes_requests and not each.full]
+        free = [each for each in self._connections if each.could_write]
         free.sort(key=lambda each: each.core.in_flight)
         for connection in free:
             if wanted <= 0:
