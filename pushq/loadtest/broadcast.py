@@ -33,11 +33,11 @@ from pushq.mock import MockProcess
 from pushq.settings import ServiceUrl
 
 APP: Final = "shop"
-LOOK_S: Final = 0.25
+LOOK_S: Final = 0.5
 #: Memory is looked at in every such look: the kernel walks all pages for it.
-MEMORY_EVERY: Final = 16
+MEMORY_EVERY: Final = 8
 #: The ledger is summed in every such look: the end is read from it, so this costs no accuracy.
-LEDGER_EVERY: Final = 4
+LEDGER_EVERY: Final = 2
 SETTLE_TIMEOUT_S: Final = 60.0
 #: Where a lane of their own serves transactional sends, broadcasts stand back for them.
 BROADCAST_NICE: Final = 10

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from struct import Struct, unpack
 
 from hpack.hpack import encode_integer
 
-from pushq.mock.exchange import Answer
+from pushq.mock.exchange import Answer, Headers
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
@@ -77,8 +78,13 @@ def literal(name: str, value: str) -> bytes:
 
 
 def header_block(answer: Answer) -> bytes:
-    status = _STATIC_STATUS.get(answer.status) or b"\x08\x03%d" % answer.status
-    return status + b"".join(literal(name, value) for name, value in answer.headers)
+    return _block(answer.status, answer.headers)
+
+
+@lru_cache(maxsize=256)
+def _block(status: int, headers: Headers) -> bytes:
+    line = _STATIC_STATUS.get(status) or b"\x08\x03%d" % status
+    return line + b"".join(literal(name, value) for name, value in headers)
 
 
 def answer_frames(stream: int, answer: Answer) -> bytes:

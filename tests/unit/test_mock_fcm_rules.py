@@ -98,6 +98,24 @@ def test_what_is_wrong_in_the_message_is_named(body: bytes, fields: list[str]) -
     assert (found["code"], violated_fields(found)) == (400, fields)
 
 
+def test_a_message_that_was_good_for_one_token_is_good_for_others_and_a_wrong_one_for_none() -> None:
+    rules = fcm_rules()
+
+    def says(body: bytes) -> int:
+        return rules.consider(fcm_request(body), NOW).status
+
+    def body(token: str, **message: Any) -> bytes:
+        return json.dumps({"message": {"token": token, **message}}).encode()
+
+    other = FCM_ALIVE[:-4] + "abcd"
+    assert [says(body(token, data={"a": "b"})) for token in (FCM_ALIVE, other, FCM_DEAD)] == [200, 200, 404]
+    assert says(body(other, data={"from": "b"})) == 400
+    assert says(body(FCM_ALIVE, data={"from": "b"})) == 400
+    # A token that makes the message too long where it stands in it a second time.
+    assert says(body(FCM_ALIVE, data={"a": FCM_ALIVE + "x" * 3800})) == 200
+    assert says(body(other + "y" * 600, data={"a": other + "y" * 600 + "x" * 3800})) == 400
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff"])
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     assert error(answer(fcm_request(body)))["status"] == "INVALID_ARGUMENT"
