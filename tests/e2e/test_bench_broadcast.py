@@ -33,10 +33,14 @@ def test_a_small_broadcast_with_transactional_calls_beside_it(broker: str, more:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert (report["devices"], report["duplicated"], report["missing"]) == (3000, 0, 0)
+    assert (report["duplicated"], report["missing"]) == (0, 0)
     outcomes = report["outcomes"]
-    # A transactional call may have met a dead token first.
-    assert (outcomes["accepted"], outcomes["dead"] + outcomes["suppressed"]) == (2910, 90)
+    # A transactional call may have met a dead token first: before the device's batch was sent, or before it was planned.
+    assert 2910 <= report["devices"] <= 3000
+    assert (outcomes["accepted"], outcomes["dead"] + outcomes["suppressed"]) == (
+        2910,
+        report["devices"] - 2910,
+    )
     assert report["stages"]["planned"] <= report["stages"]["last_batch"] <= report["seconds"] + 0.001
     calls = report["transactional"]
     assert calls["calls"] > 0
