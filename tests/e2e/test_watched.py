@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -66,11 +67,12 @@ class Watched:
 
     Attributes:
         ports: where the processes serve their metrics, by name.
+        door: the HTTP API.
         ever: alerts that have fired, by name and labels.
     """
 
-    def __init__(self, world: World, prometheus: PrometheusServer, ports: dict[str, int]) -> None:
-        self.world, self.prometheus, self.ports = world, prometheus, ports
+    def __init__(self, world: World, prometheus: PrometheusServer, ports: dict[str, int], door: str) -> None:
+        self.world, self.prometheus, self.ports, self.door = world, prometheus, ports, door
         self.ever: dict[tuple[str, frozenset[tuple[str, str]]], Alert] = {}
 
     def firing(self) -> list[Alert]:
@@ -90,7 +92,7 @@ class Watched:
 
 @pytest.fixture
 def watched(database: str, redis_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Watched]:
-    ports = {name: free_port() for name in (*WORKERS, "exporter")}
+    ports = {name: free_port() for name in (*WORKERS, "web", "exporter")}
     with open_world(
         tmp_path,
         database_url=database,
@@ -106,27 +108,32 @@ def watched(database: str, redis_url: str, sandbox: Sandbox, tmp_path: Path) -> 
     ) as world:
         # Before the exporter, which counts tokens every five minutes.
         world.import_devices(DEVICES, DEAD)
-        targets = [Target("pushq", name, ports[name]) for name in WORKERS]
+        targets = [Target("pushq", name, ports[name]) for name in (*WORKERS, "web")]
         targets.append(Target("pushq-exporter", "exporter", ports["exporter"]))
-        with exporter(world, ports["exporter"]):
+        door = free_port()
+        with (
+            served(world, "exporter", ports["exporter"], "exporter"),
+            served(world, "web", ports["web"], "web", "--port", str(door)),
+        ):
             prometheus = PrometheusServer(sandbox, targets, shortened(RULES.read_text(), DIVISOR))
             prometheus.start()
             try:
-                yield Watched(world, prometheus, ports)
+                yield Watched(world, prometheus, ports, f"http://127.0.0.1:{door}")
             finally:
                 prometheus.stop()
 
 
 @contextmanager
-def exporter(world: World, port: int) -> Iterator[None]:
-    log = world.folder / "exporter.log"
+def served(world: World, name: str, port: int, *arguments: str) -> Iterator[None]:
+    """A process beside the workers, once it serves its metrics."""
+    log = world.folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pushq", "exporter"],
+            [sys.executable, "-m", "pushq", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=shell_environment() | world.environment,
+            env=shell_environment() | world.environment | {"PUSHQ_METRICS_PORT": str(port)},
             cwd=world.folder,
         )
     try:
@@ -182,11 +189,15 @@ def test_a_broadcast_to_dead_tokens_and_an_fcm_that_refuses(
     alive = next(device for device in world.devices if device.platform == "apns" and not device.dead)
     single = world.send("--user", str(alive.user_id), "--platform", "apns")
 
+    made = json.loads(world.run("keys", "create", "watched", "--scope", "send", "--json").stdout)
+    call_over_http(watched.door, made["key"], alive.user_id)
+
     missing = {(query.panel, query.ref): query for query in queries()}
     deadline = time.monotonic() + TIMEOUT_S
     expected = {"PushqDeliveryRateLow", "PushqQuotaErrors"}
     while missing or {alert.name for alert in watched.ever.values()} != expected:
         watched.firing()
+        over_http = call_over_http(watched.door, made["key"], alive.user_id)
         for key, query in list(missing.items()):
             if prometheus.query(query.filled_in(WINDOW_S)):
                 del missing[key]
@@ -212,7 +223,9 @@ def test_a_broadcast_to_dead_tokens_and_an_fcm_that_refuses(
         state.total("dead") > DEVICES * DEAD / 2
     )  # dead tokens of FCM may have been refused for another reason
     ledger = {name: state.total(outcome) for name, outcome in FAILURES.items()} | {
-        "delivered": state.total("accepted") + world.finished(single).total("accepted")
+        "delivered": state.total("accepted")
+        + world.finished(single).total("accepted")
+        + world.finished(over_http).total("accepted")
     }
     deadline = time.monotonic() + TIMEOUT_S
     while (counted := counts(prometheus)) != ledger:
@@ -224,6 +237,18 @@ def test_a_broadcast_to_dead_tokens_and_an_fcm_that_refuses(
     assert {alert.name for alert in watched.ever.values()} == expected
     assert {alert.labels.get("platform") for alert in watched.ever.values()} == {"fcm"}
     assert prometheus.rule_errors() == []
+
+
+def call_over_http(door: str, key: str, user_id: int) -> uuid.UUID:
+    """The same call each time: the first is a send, the others are that send again."""
+    with httpx.Client(timeout=15.0, trust_env=False) as client:
+        answer = client.post(
+            f"{door}/v1/notifications",
+            headers={"Authorization": f"Bearer {key}", "Idempotency-Key": "watched"},
+            json={"user_ids": [user_id], "platforms": ["apns"], "notification": {"title": "Your code"}},
+        )
+    assert answer.status_code == 202, answer.text
+    return uuid.UUID(answer.json()["send_id"])
 
 
 def counts(prometheus: PrometheusServer) -> dict[str, float]:
