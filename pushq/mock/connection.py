@@ -35,9 +35,10 @@ def serve_http2(channel: Channel, engine: Engine, endpoint: Endpoint) -> None:
 def _read(channel: Channel, engine: Engine, endpoint: Endpoint, work: Event) -> None:
     try:
         channel.send(engine.opening())
-        while engine.ended is None:
+        while not _over(engine):
             data = channel.receive()
-            if not data:
+            if not data or _over(engine):
+                # The writer may have said goodbye while this came in: who reads it knows that none of it was processed.
                 return
             tick = time.monotonic()
             out = engine.receive(data, tick, time.time())

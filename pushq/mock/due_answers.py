@@ -27,7 +27,8 @@ class DueAnswers:
         # Owed in front of the next header block after the client lowered HEADER_TABLE_SIZE.
         self.owes_size_update = False
         self._buckets: dict[int, Bucket] = {}
-        self._blocked: deque[bytes] = deque()
+        #: Answers that the window holds up, with the tokens that were counted.
+        self._blocked: deque[tuple[bytes, bytes | None]] = deque()
 
     def __len__(self) -> int:
         return len(self._blocked) + sum(len(bucket.answers) for bucket in self._buckets.values())
@@ -66,13 +67,15 @@ class DueAnswers:
                 self.window -= bucket.data
                 out += bucket.answers
             else:
-                self._blocked.extend(bucket.answers)
+                self._blocked.extend(zip(bucket.answers, bucket.tokens, strict=True))
         while self._blocked:
-            need = frames.data_bytes(self._blocked[0])
+            answer, _ = self._blocked[0]
+            need = frames.data_bytes(answer)
             if need > self.window:
                 break
             self.window -= need
-            out.append(self._blocked.popleft())
+            out.append(answer)
+            self._blocked.popleft()
         if self.owes_size_update:
             self._pay_size_update(out)
         return out
@@ -85,6 +88,10 @@ class DueAnswers:
                     bucket.data -= frames.data_bytes(answer)
                     del bucket.answers[position], bucket.tokens[position]
                     return True
+        for position, (answer, _) in enumerate(self._blocked):
+            if _stream_of(answer) == stream:
+                del self._blocked[position]
+                return True
         return False
 
     def retract(self, last: int) -> list[bytes]:
@@ -96,6 +103,9 @@ class DueAnswers:
             kept = [(answer, token) for answer, token in pairs if _stream_of(answer) <= last]
             bucket.answers, bucket.tokens = [answer for answer, _ in kept], [token for _, token in kept]
             bucket.data = sum(map(frames.data_bytes, bucket.answers))
+        blocked = list(self._blocked)
+        counted += [token for answer, token in blocked if token is not None and _stream_of(answer) > last]
+        self._blocked = deque(pair for pair in blocked if _stream_of(pair[0]) <= last)
         return counted
 
     def _pay_size_update(self, out: list[bytes]) -> None:
