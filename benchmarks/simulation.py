@@ -26,7 +26,7 @@ JSON_FILE: Final = ROOT / "benchmarks" / "simulation.json"
 FITTED: Final = ("100k", "300k", "million-redis")
 COMPARED: Final = (*FITTED, "10-million", "quota")
 ROLES: Final = ("core", "postgresql", "redis", "mock", "apns", "fcm")
-CONNECTIONS: Final = {"apns": 8, "fcm": 32}
+CONNECTIONS: Final = {"apns": 8, "fcm": 64}
 #: What a worker uses of the 1,000 and 100 that the providers allow.
 STREAMS: Final = {"apns": 900, "fcm": 100}
 LATENCY_S: Final = 0.08
