@@ -34,9 +34,13 @@ class Database:
         parsed = make_url(url.reveal()).set(drivername="postgresql+psycopg")
         self.url = url
         self.engine = _engine(parsed, pool_size, application_name)
-        # Connections of their own, made when first needed: a session's way to plan is for everything that it runs.
+        # Connections of their own, made when first needed: a session's way to plan is for everything that it runs. Each statement is planned
+        # once, perhaps while its tables are empty, and a plan that reads a whole table would be kept while the table grows.
         self._each = _engine(
-            parsed, min(pool_size, MOST_ALONE), application_name, " -c plan_cache_mode=force_generic_plan"
+            parsed,
+            min(pool_size, MOST_ALONE),
+            application_name,
+            " -c plan_cache_mode=force_generic_plan -c enable_seqscan=off",
         ).execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
