@@ -119,3 +119,37 @@ def test_calls_of_one_message_each_reach_their_user_even_without_postgresql_at_f
         if broker_url.startswith("redis"):
             with redis.Redis.from_url(broker_url) as broker:
                 assert broker.hlen("pushq:calls") == 0
+
+
+REUSED = """
+from datetime import UTC, datetime
+from pushq.submission import submit
+from pushq.tasks.many import send_together
+
+def call(title):
+    one = submit("transactional", notification={"title": title}, audience={"user_ids": [USER]}, guarantee="at_most_once",
+                 called_at=datetime.now(UTC), app="shop", idempotency_key="order-1")
+    return one.send_id(), one
+
+calls = [call("Paid"), call("Paid"), call("Shipped")]
+send_together(calls)
+print(calls[0][0])
+"""
+
+
+def test_a_key_that_is_used_for_two_calls_of_one_message_is_the_first_ones_and_is_told(
+    database: str, redis_url: str, broker_url: str, tmp_path: Path
+) -> None:
+    with open_world(tmp_path, database_url=database, redis_url=redis_url, broker_url=broker_url) as world:
+        user = world.import_devices(10, 0.0)[0].user_id
+        assert world.fleet is not None
+        done = world.python(REUSED.replace("USER", str(user)))
+        assert done.returncode == 0, done.stderr
+        assert world.finished(uuid.UUID(done.stdout.strip())).state == "done"
+        deadline = time.monotonic() + SEND_TIMEOUT_S
+        while "idempotency_key_reused" not in world.fleet.log_tail("core"):
+            assert time.monotonic() < deadline, world.fleet.log_tail("core")
+            time.sleep(0.1)
+        accepted = [times for counts in world.provider_counts().values() for times in counts.values()]
+        assert accepted
+        assert set(accepted) == {1}
