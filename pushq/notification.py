@@ -106,12 +106,12 @@ class Notification:
             for tag, variant in self.languages.items()
         }
         changed: dict[str, Any] = {name: {} for name in PLATFORMS}
-        return replace(self, **(changed | {"languages": variants, platform: options} | own))
+        return self._with(changed | {"languages": variants, platform: options} | own)
 
     def in_language(self, tag: str | None) -> Notification:
         """The message as the variant ``tag`` says it, without variants; None: as it is said without any."""
         if tag is None:
-            return replace(self, languages={})
+            return self._with({"languages": {}})
         variant = dict(self.languages[tag])
         for platform in PLATFORMS:
             if platform in variant:
@@ -139,7 +139,12 @@ class Notification:
             options = getattr(self, platform)
             if options:
                 changed[platform] = _filled(options, fill)
-        return replace(self, **changed)
+        return self._with(changed)
+
+    def _with(self, changed: Mapping[str, Any]) -> Notification:
+        """Mostly nothing differs, and a copy costs more than finding that out."""
+        differs = any(getattr(self, name) != value for name, value in changed.items())
+        return replace(self, **changed) if differs else self
 
     def plain(self) -> Notification:
         """The message for whom nothing is known: no variants, no placeholders. Everything but its texts is as everybody gets it."""
@@ -211,7 +216,7 @@ def parse_notification(value: object, name: str = "notification") -> Notificatio
     others: dict[str, Any] = {"languages": _languages(value.get("languages"), result, f"{name}.languages")}
     for platform in PLATFORMS:
         others[platform] = _override(value.get(platform), f"{name}.{platform}")
-    result = replace(result, **others)
+    result = result._with(others)
     for platform in PLATFORMS:
         if result.for_platform(platform).silent != result.silent:
             raise InvalidRequest(
