@@ -173,7 +173,6 @@ def _serve(app: FastAPI, listening: socket.socket, settings: Settings) -> None:
         proxy_headers=bool(settings.web_trusted_proxies),
         forwarded_allow_ips=settings.web_trusted_proxies or None,
         limit_concurrency=MOST_CONNECTIONS,
-        h11_max_incomplete_event_size=32_768,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=GRACE_S,
     )

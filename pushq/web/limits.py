@@ -113,6 +113,10 @@ class Limits:
             )
         if len(scope["raw_path"]) + len(scope["query_string"]) > MOST_TARGET:
             return problem(414, "uri-too-long", f"at most {MOST_TARGET:,} bytes")
+        hosts = sum(name == b"host" for name, _ in headers)
+        if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):
+            # RFC 9112 section 3.2: whoever routes by one of two, or by none, routes differently.
+            return _framing(f"Host {hosts} times", "it once")
         lengths = [value for name, value in headers if name == b"content-length"]
         if lengths and any(name == b"transfer-encoding" for name, _ in headers):
             # RFC 9112 section 6.3: two that disagree about where a request ends are how one is smuggled past a proxy.

@@ -246,6 +246,14 @@ def test_requests_that_two_servers_would_read_differently(web: Web) -> None:
         ),
         "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 300,
         "another version": good.join([b"POST / HTTP/9.9\r\n\r\n", b""]),
+        "HTTP/2 without its frames": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "a version that llhttp knows": b"GET /healthz HTTP/2.0\r\nHost: localhost\r\n\r\n",
+        "no host": b"GET /healthz HTTP/1.1\r\n\r\n",
+        "two hosts": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: elsewhere\r\n\r\n",
+        "a target with a host of its own": b"GET http://elsewhere/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "a tunnel": b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere:443\r\n\r\n",
+        "a target that is none": b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "line feeds alone": b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
         "a space in the target": HEAD.replace(b"/v1/notifications", b"/v1/noti fications") + b"\r\n",
     }.items():
         said = web.raw(request)
@@ -260,6 +268,26 @@ def test_headers_without_end(web: Web) -> None:
     assert web.raw(HEAD + b"X-A: " + b"y" * 200_000).startswith(b"HTTP/1.1 400 ")
     target = b"GET /v1/sends?app=" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert web.raw(target).startswith(b"HTTP/1.1 414 ")
+
+
+def test_what_stands_between_the_parts_of_a_body_has_an_end_too(web: Web) -> None:
+    opened = authorized(web, b"Transfer-Encoding: chunked\r\n", b"1\r\n{\r\n")
+    endless = b"y" * 200_000
+    for name, request in {
+        "a trailer": opened + b"0\r\nX-A: " + endless,
+        "what a chunk is extended by": opened + b"1;a=" + endless,
+    }.items():
+        said = web.raw(request, answers=2)
+        assert said.startswith(b"HTTP/1.1 400 "), (name, said[:300])
+        assert said.count(b"HTTP/1.1 ") == 1, f"{name}: one answer, then the end"
+
+
+def test_trailers_are_no_headers(web: Web) -> None:
+    good = json.dumps(GOOD).encode()
+    trailer = f"Authorization: Bearer {web.key('send')}\r\n".encode()
+    body = b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(good), good, trailer)
+    said = web.raw(HEAD + b"Transfer-Encoding: chunked\r\nTrailer: Authorization\r\n\r\n" + body)
+    assert said.startswith(b"HTTP/1.1 401 "), said[:200]
 
 
 def test_keys_and_methods_that_are_none(web: Web, client: httpx.Client) -> None:

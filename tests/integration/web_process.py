@@ -66,8 +66,10 @@ class Web:
         self._clients.append(made)
         return made
 
-    def raw(self, data: bytes, *, timeout: float = ANSWER_S, half_close: bool = False) -> bytes:
-        """Send bytes as they are, and read until the server closes or is silent after an answer."""
+    def raw(
+        self, data: bytes, *, timeout: float = ANSWER_S, half_close: bool = False, answers: int = 1
+    ) -> bytes:
+        """Send bytes as they are, and read until the server closes or has given so many answers."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
             connection.sendall(data)
             if half_close:
@@ -75,7 +77,7 @@ class Web:
             received = b""
             while chunk := connection.recv(65_536):
                 received += chunk
-                if _whole(received):
+                if _whole(received) and received.count(b"HTTP/1.1 ") >= answers:
                     break
             return received
 
@@ -85,7 +87,8 @@ class Web:
 
 
 def _whole(received: bytes) -> bool:
-    head, _, body = received.partition(b"\r\n\r\n")
+    """Whether the last answer is all there."""
+    head, _, body = received[received.rfind(b"HTTP/1.1 ") :].partition(b"\r\n\r\n")
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     return bool(lengths) and len(body) >= int(lengths[0].partition(b":")[2])
 

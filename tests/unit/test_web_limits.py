@@ -17,14 +17,19 @@ from pushq.web.problems import Problem
 Headers = Sequence[tuple[bytes, bytes]]
 
 
+HOST = (b"host", b"push.example")
+
+
 def scope_of(path: str = "/v1/notifications", headers: Headers = ()) -> Scope:
+    named = any(name == b"host" for name, _ in headers)
     return {
         "type": "http",
+        "http_version": "1.1",
         "method": "POST",
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": list(headers),
+        "headers": list(headers) if named else [HOST, *headers],
     }
 
 
@@ -181,7 +186,8 @@ def test_who_takes_no_answer_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
         ([*length(1), (b"transfer-encoding", b"chunked")], 400),
         ([*length(1), *length(1)], 400),
         ([(b"host", b"elsewhere.example")], 421),
-        ([], 421),
+        ([(b"host", b"")], 421),
+        ([HOST, HOST], 400),
         ([(b"host", b"Push.Example:8080")], 401),
         ([(b"host", b"[::1]:8080")], 401),
     ],
@@ -189,6 +195,12 @@ def test_who_takes_no_answer_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_headers_that_are_let_through_and_those_that_are_not(headers: Headers, status: int) -> None:
     hosts = ("push.example", "[::1]")
     assert ask(reads_nothing, Client([b"x"]), scope_of(headers=headers), hosts=hosts).status == status
+
+
+@pytest.mark.parametrize(("version", "status"), [("1.1", 400), ("1.0", 401)])
+def test_who_names_no_host_speaks_an_old_protocol(version: str, status: int) -> None:
+    scope = {**scope_of(), "headers": [], "http_version": version}
+    assert ask(reads_nothing, Client([b"x"]), scope).status == status
 
 
 def test_no_more_requests_are_taken_up_than_can_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
