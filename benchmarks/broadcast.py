@@ -245,7 +245,7 @@ def _transactional(runs: Mapping[str, Any]) -> list[str]:
         "| run | calls | p50 | p95 | p99 | p99.9 | longest | refused | failed | open |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         *(
-            f"| {name} | {each['calls']:,} | "
+            f"| {name} | {each.get('measured', each['calls']):,} | "
             + " | ".join(f"{each['ms'][key]:,.0f}" for key in ("p50", "p95", "p99", "p99.9", "max"))
             + f" | {sum(each['refused'].values())} | {sum(each['failed'].values())} | {each['open']} |"
             for name, each in found.items()

@@ -190,7 +190,7 @@ def show(out: Console, report: dict[str, Any]) -> None:
     if report["transactional"]["calls"]:
         ms = report["transactional"]["ms"]
         out.print(
-            f"  {report['transactional']['calls']:,} transactional sends, ms from call to outcome: "
+            f"  {report['transactional']['measured']:,} transactional sends, ms from call to outcome: "
             + ", ".join(f"{name} {value:,.0f}" for name, value in ms.items())
         )
     table = Table("process", "CPU s", "peak MB", "largest MB", box=None, pad_edge=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from datetime import datetime
 
 from sqlalchemy import text
 
@@ -28,18 +29,25 @@ def stages(database: Database, send_id: uuid.UUID) -> dict[str, float]:
     return {name: value for name, value in row._asdict().items() if value is not None}
 
 
-def transactional_ends(database: Database, limit: int = 1_000_000) -> tuple[list[float], Counter[str]]:
-    """Seconds from call to end of the transactional sends that are done, and why others failed (or ``cancelled``)."""
+def transactional_ends(
+    database: Database, since: datetime | None = None, limit: int = 1_000_000
+) -> tuple[list[float], Counter[str]]:
+    """Seconds from call to end of the transactional sends that are done, and why others failed (or ``cancelled``).
+
+    Args:
+        since: only of calls from then on, by the callers' clocks.
+    """
     with database.begin() as connection:
         rows = connection.execute(
             text(
                 """
                 SELECT extract(epoch FROM finished_at - called_at)::float AS seconds, state, error FROM sends
                  WHERE kind = 'transactional' AND state IN ('done', 'failed', 'cancelled')
+                   AND (CAST(:since AS timestamptz) IS NULL OR called_at >= :since)
                  ORDER BY called_at LIMIT :limit
                 """
             ),
-            {"limit": limit},
+            {"limit": limit, "since": since},
         ).all()
     done = [row.seconds for row in rows if row.state == "done"]
     return done, Counter(row.error or row.state for row in rows if row.state != "done")

@@ -41,6 +41,8 @@ LEDGER_EVERY: Final = 2
 SETTLE_TIMEOUT_S: Final = 60.0
 #: Where a lane of their own serves transactional sends, broadcasts stand back for them.
 BROADCAST_NICE: Final = 10
+#: Transactional calls flow for so long before the broadcast: what is measured is what it does to a service that runs.
+WARM_S: Final = 3.0
 #: FCM's own default quota, requests in a minute.
 QUOTA: Final = 600_000
 
@@ -250,11 +252,16 @@ class _Measurement:
         plan = self._plan
         size_before = database_bytes(self._database)
         with PacedCalls(plan.transactional_rate, self._users, APP) as paced:
+            if plan.transactional_rate:
+                self._say(f"transactional calls: {WARM_S:g} s before the broadcast")
+                time.sleep(WARM_S)
+            began = datetime.now(UTC)
             self._say("send_broadcast.delay(...)")
             send_id = _call(plan)
             state = self._follow(send_id)
         usage = self._watch.usage()
-        latencies, failed, without_end = self._transactional(paced)
+        failed, without_end = self._await_transactional(paced)
+        latencies, _ = transactional_ends(self._database, since=began)
         self._await_dead_letters(send_id)
         counted = self._counted(paced)
         cpu = {name: one.cpu_s for name, one in usage.items()}
@@ -280,6 +287,7 @@ class _Measurement:
             "over_time": self._over_time,
             "transactional": {
                 "calls": len(paced.calls),
+                "measured": len(latencies),
                 "refused": dict(paced.failed),
                 "failed": dict(failed),
                 "open": without_end,
@@ -323,13 +331,13 @@ class _Measurement:
             platforms[name]["accepted" if name == "hms" else "requests"] for name in self._plan.platforms
         )
 
-    def _transactional(self, paced: PacedCalls) -> tuple[list[float], Counter[str], int]:
-        """Seconds from call to settled outcome, a little after the provider's answer; why others failed, and how many have no end.
+    def _await_transactional(self, paced: PacedCalls) -> tuple[Counter[str], int]:
+        """Why transactional sends failed, and how many have no end.
 
         Who has no device left but a dead one, which the broadcast found out, cannot be called.
         """
         if not paced.calls:
-            return [], Counter(), 0
+            return Counter(), 0
         self._say("waiting for the last transactional sends")
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         while True:
@@ -337,7 +345,7 @@ class _Measurement:
             ended = len(seconds) + failed.total()
             # What was measured is told all the same when some are late.
             if ended >= len(paced.calls) or time.monotonic() > deadline:
-                return seconds, failed, max(len(paced.calls) - ended, 0)
+                return failed, max(len(paced.calls) - ended, 0)
             time.sleep(LOOK_S)
 
     def _await_dead_letters(self, send_id: uuid.UUID) -> None:
