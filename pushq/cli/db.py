@@ -54,7 +54,7 @@ def current(as_json: bool) -> None:
 
     database = Database(load().need_database(), pool_size=1)
     try:
-        found, newest = schema.current(database), schema.head()
+        found, newest = schema.current(database), schema.HEAD
     finally:
         database.close()
     if as_json:

@@ -52,7 +52,7 @@ def database(settings: Settings) -> Sequence[Finding]:
             ).one()
             reading = Reading(float(row[2]), asked, clocks.now())
         findings = [*_postgres(url, (row[0] // 10_000, row[0] % 10_000), standby=row[1])]
-        found, newest = schema.current(opened), schema.head()
+        found, newest = schema.current(opened), schema.HEAD
     except ServiceUnavailable as exc:
         return [failed("database", f"{url.redacted()}: {exc.detail}", DATABASE_ADVICE)]
     finally:

@@ -1,18 +1,25 @@
-"""Bring a database to the schema this version of pushq needs, or back."""
+"""Bring a database to the schema this version of pushq needs, or back.
+
+Alembic is imported where something is migrated: a worker only looks, and has no use for the eight megabytes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.resources import as_file, files
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from sqlalchemy import text
 
 from pushq.database import Database
 from pushq.errors import PushqError
+from pushq.migrations import HEAD
 from pushq.settings import ServiceUrl
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+__all__ = ["HEAD", "SchemaMismatch", "check", "current", "downgrade", "upgrade"]
 
 #: Held while migrating, so that two `pushq db upgrade` at once wait for each other.
 _ADVISORY_LOCK = 0x70757368
@@ -24,38 +31,38 @@ class SchemaMismatch(PushqError):
 
 def upgrade(url: ServiceUrl | str, revision: str = "head") -> str:
     """Migrate up to ``revision``; safe to repeat. Returns the revision reached."""
+    from alembic import command  # noqa: PLC0415
+
     return _run(url, lambda config: command.upgrade(config, revision))
 
 
 def downgrade(url: ServiceUrl | str, revision: str) -> str:
     """Migrate down to ``revision``; ``base`` removes everything, data included. Returns the revision reached."""
+    from alembic import command  # noqa: PLC0415
+
     return _run(url, lambda config: command.downgrade(config, revision))
 
 
 def current(database: Database) -> str:
     """The revision the database is at, or an empty string when it has none."""
     with database.begin() as connection:
-        return MigrationContext.configure(connection).get_current_revision() or ""
+        if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
+            return ""
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none() or ""
 
 
 def check(database: Database) -> None:
     """Raise :class:`SchemaMismatch` unless the database is at the newest revision."""
-    found, expected = current(database), head()
-    if found != expected:
+    found = current(database)
+    if found != HEAD:
         raise SchemaMismatch(
-            f"The database is at schema {found or 'none'}, this version of pushq needs {expected}. Run: pushq db upgrade"
+            f"The database is at schema {found or 'none'}, this version of pushq needs {HEAD}. Run: pushq db upgrade"
         )
 
 
-def head() -> str:
-    """The newest revision this version of pushq knows."""
-    with as_file(files("pushq.migrations")) as folder:
-        config = Config()
-        config.set_main_option("script_location", str(folder))
-        return ScriptDirectory.from_config(config).get_current_head() or ""
-
-
 def _run(url: ServiceUrl | str, step: Callable[[Config], None]) -> str:
+    from alembic.config import Config  # noqa: PLC0415
+
     database = Database(url if isinstance(url, ServiceUrl) else ServiceUrl(url), pool_size=1)
     try:
         with as_file(files("pushq.migrations")) as folder, database.begin() as connection:
@@ -66,6 +73,6 @@ def _run(url: ServiceUrl | str, step: Callable[[Config], None]) -> str:
             config.set_main_option("script_location", str(folder).replace("%", "%%"))
             config.attributes["connection"] = connection
             step(config)
-            return MigrationContext.configure(connection).get_current_revision() or ""
+        return current(database)
     finally:
         database.close()

@@ -27,7 +27,7 @@ def relations(url: str) -> set[tuple[str, str]]:
 
 
 def test_up_from_empty_down_to_nothing_and_up_again(empty_database: str) -> None:
-    assert schema.upgrade(empty_database) == schema.head()
+    assert schema.upgrade(empty_database) == schema.HEAD
     full = relations(empty_database)
     tables = {name for kind, name in full if kind in {"r", "p"}}
     assert {
@@ -44,7 +44,7 @@ def test_up_from_empty_down_to_nothing_and_up_again(empty_database: str) -> None
     assert schema.downgrade(empty_database, "base") == ""
     assert {name for _, name in relations(empty_database)} == _ALEMBIC
 
-    assert schema.upgrade(empty_database) == schema.head()
+    assert schema.upgrade(empty_database) == schema.HEAD
     assert relations(empty_database) == full
 
 
@@ -64,7 +64,7 @@ def test_going_down_takes_data_and_monthly_partitions_along(empty_database: str)
 
 def test_upgrading_twice_changes_nothing(database: str) -> None:
     before = relations(database)
-    assert schema.upgrade(database) == schema.head()
+    assert schema.upgrade(database) == schema.HEAD
     assert relations(database) == before
 
 
@@ -77,7 +77,7 @@ def test_two_upgrades_at_once_take_turns(empty_database: str) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert reached == [schema.head()] * 2
+    assert reached == [schema.HEAD] * 2
 
 
 def test_a_failing_migration_leaves_the_database_as_it_was(empty_database: str) -> None:
@@ -94,7 +94,7 @@ def test_the_check_names_what_it_found_and_what_to_do(empty_database: str) -> No
     try:
         assert schema.current(database) == ""
         with pytest.raises(
-            schema.SchemaMismatch, match=rf"at schema none, .* needs {schema.head()}\. Run: pushq db upgrade"
+            schema.SchemaMismatch, match=rf"at schema none, .* needs {schema.HEAD}\. Run: pushq db upgrade"
         ):
             schema.check(database)
         schema.upgrade(empty_database)
