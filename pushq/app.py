@@ -126,6 +126,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "task_ignore_result": True,
+        # There is none, and one for all: else Celery makes one for each greenlet, twice for each message.
+        "result_backend_thread_safe": True,
         "task_store_errors_even_if_ignored": False,
         # A failover to another node needs one more try. Each may wait for a node that takes connections and confirms nothing, and
         # the caller waits for all of them: with two of three nodes down, about 36 s for each try.
