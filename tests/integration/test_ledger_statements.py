@@ -53,19 +53,20 @@ class Statement(NamedTuple):
 
 
 @contextmanager
-def watched(world: World) -> Iterator[list[Statement]]:
-    """The statements about large tables that are executed within the block."""
+def watched(world: World, *, alone: bool = False) -> Iterator[list[Statement]]:
+    """The statements about large tables that are executed within the block: those of transactions, or those that are one by themselves."""
+    engine = world.database._each if alone else world.database.engine
     found: list[Statement] = []
 
     def note(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
         if LARGE.search(statement):
             found.append(Statement(statement, parameters, cursor.rowcount if cursor.description else 0))
 
-    event.listen(world.database.engine, "after_cursor_execute", note)
+    event.listen(engine, "after_cursor_execute", note)
     try:
         yield found
     finally:
-        event.remove(world.database.engine, "after_cursor_execute", note)
+        event.remove(engine, "after_cursor_execute", note)
 
 
 def whole_tables(plan: Any) -> set[str]:
@@ -188,6 +189,35 @@ def test_no_statement_reads_without_a_bound(world: World, redis_url: str, mock: 
             ).scalar_one()
             whole = whole_tables(json.loads(plan) if isinstance(plan, str) else plan)
             if whole:
+                read_whole[statement.text] = whole
+    assert read_whole == {}
+
+
+def test_what_transactional_calls_run_is_never_planned_as_a_scan(
+    world: World, redis_url: str, mock: MockProcess
+) -> None:
+    """A session plans each such statement once and for good, maybe when the tables have just been made: as they are here."""
+    world.add_devices("apns", 3)
+    world.add_devices("fcm", 3)
+    with watched(world, alone=True) as found, open_worker(world, redis_url) as worker:
+        keys = [key for user in (1, 2, 3) for key in world.taken_in([user])]
+        apns = [
+            (row.send_id, row.batch_no)
+            for row in world.rows("SELECT send_id, batch_no FROM send_batches WHERE platform = 'apns'")
+        ]
+        worker.run_together(*apns)
+        worker.run_together(*(key for key in keys if key not in apns))
+    assert {world.progress(send_id).state for send_id, _ in keys} == {"done"}
+    texts = {statement.text: statement for statement in found}
+    assert {"send_batches", "sends"} <= {name.lower() for text in texts for name in LARGE.findall(text)}
+    assert len(texts) == 4, "taken in, taken up, settled, and finished with the later of two platforms"
+    read_whole = {}
+    with world.database.alone() as connection:
+        for statement in texts.values():
+            plan = connection.exec_driver_sql(
+                f"EXPLAIN (FORMAT JSON) {statement.text}", statement.parameters
+            ).scalar_one()
+            if whole := whole_tables(plan):
                 read_whole[statement.text] = whole
     assert read_whole == {}
 
