@@ -26,12 +26,13 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
+from pushq.app_settings import AppSettings, FcmSettings
 from pushq.embedded.redis import RedisServer
 from pushq.embedded.sandbox import Sandbox
 from pushq.limits.bucket import WAY_S, WINDOW_S
 from pushq.limits.gate import FleetGate
 from pushq.redis_client import open_redis
-from pushq.settings import AppSettings, FcmSettings, ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 APP: Final = "shop"
 CHUNK: Final = 500

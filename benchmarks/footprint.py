@@ -24,7 +24,7 @@ from benchmarks.ground import Ground
 from benchmarks.machine import machine
 from pushq.database import Database
 from pushq.demo.stack import Stack
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.chaos.crew import clean_environment
 
 TIMEOUT_S = 900.0

@@ -23,7 +23,7 @@ from pushq.embedded import Services
 from pushq.ledger.progress import Progress, progress, waiting_dead_letters
 from pushq.ledger.schema import upgrade
 from pushq.mock import MockProcess
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.chaos.crew import clean_environment
 
 _INSERT = """

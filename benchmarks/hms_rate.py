@@ -17,12 +17,12 @@ import uuid  # noqa: E402
 from datetime import UTC, datetime, timedelta  # noqa: E402
 from typing import Any, cast  # noqa: E402
 
+from pushq.app_settings import HmsSettings, load_apps  # noqa: E402
 from pushq.http2 import Code  # noqa: E402
 from pushq.mock import MockProcess  # noqa: E402
 from pushq.notification import parse_notification  # noqa: E402
 from pushq.providers.client import Message  # noqa: E402
 from pushq.providers.hms.client import HmsClient  # noqa: E402
-from pushq.settings import HmsSettings, load_apps  # noqa: E402
 
 TIMEOUT_S = 300.0
 ROWS = (("http/1.1", False, False), ("h2", True, False), ("http/1.1", False, True), ("h2", True, True))

@@ -36,13 +36,14 @@ from prometheus_client import REGISTRY, generate_latest  # noqa: E402
 from prometheus_client.metrics import MetricWrapperBase  # noqa: E402
 
 from pushq import metrics  # noqa: E402
+from pushq.app_settings import load_apps  # noqa: E402
 from pushq.delivery.counting import Counting  # noqa: E402
 from pushq.embedded import Services  # noqa: E402
 from pushq.http2.connection import Connection  # noqa: E402
 from pushq.http2.core import Chunk, Core  # noqa: E402
 from pushq.ledger.schema import upgrade  # noqa: E402
 from pushq.mock import MockProcess  # noqa: E402
-from pushq.settings import ServiceUrl, load_apps  # noqa: E402
+from pushq.service_urls import ServiceUrl  # noqa: E402
 from tests.integration.ledger_world import DEAD_PREFIX, Worker, World, open_worker, open_world  # noqa: E402
 
 LIMIT: Final = 1.02

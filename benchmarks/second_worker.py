@@ -30,7 +30,7 @@ from pushq.embedded import Services
 from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.ledger.schema import upgrade
 from pushq.mock import MockProcess
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 STREAMS = 100
 #: Connections are opened one after the other, and the first batches are all leased at once: neither is the steady state.

@@ -22,7 +22,7 @@ from pushq.database import Database
 from pushq.embedded import Services
 from pushq.ledger.outcomes import Outcome
 from pushq.ledger.schema import upgrade
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 BATCH = 2500
 

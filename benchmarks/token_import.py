@@ -26,7 +26,7 @@ from pushq.database import Database
 from pushq.embedded import Services
 from pushq.ledger.schema import upgrade
 from pushq.redis_client import open_redis
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from pushq.tokens import TokenCache, import_file
 from pushq.tokens.rows import COPY_COLUMNS
 

@@ -33,7 +33,7 @@ from pushq.ledger.timings import transactional_ends
 from pushq.loadtest import broadcast
 from pushq.loadtest.processes import Watch
 from pushq.loadtest.quantiles import summary
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 JSON_FILE: Final = ROOT / "benchmarks" / "web_load.json"

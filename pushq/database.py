@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, exc
 from sqlalchemy.engine import URL, make_url
 
 from pushq.errors import ServiceUnavailable
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 #: A page of the planner or a settlement takes milliseconds; what takes this long is stuck.
 STATEMENT_TIMEOUT_S = 60

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from pushq.settings import ServiceUrl, Settings
+from pushq.service_urls import ServiceUrl
+from pushq.settings import Settings
 
 MASK: Final = "***"
 #: A shorter password is also part of ordinary words, and masking it would make lines unreadable and tell its length.

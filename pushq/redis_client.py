@@ -9,7 +9,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 CONNECT_TIMEOUT_S: Final = 3.0
 #: A bulk command takes milliseconds; what takes this long is stuck.

@@ -17,7 +17,9 @@ PACKAGE = "pushq"
 #: The parts of the package, from the ground up. A part imports only parts of the rows above its own here.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"collector", "errors", "platforms", "together", "version"}),
-    frozenset({"rendering", "settings"}),
+    frozenset({"rendering", "service_urls", "settings_objects"}),
+    frozenset({"app_settings"}),
+    frozenset({"settings"}),
     frozenset({"redaction"}),
     frozenset(
         {"database", "logs", "metrics", "migrations", "notification", "redis_client", "rejects", "tracing"}

@@ -103,7 +103,7 @@ def demo(
     """
     from pushq.database import Database  # noqa: PLC0415
     from pushq.demo.stack import Stack  # noqa: PLC0415
-    from pushq.settings import ServiceUrl  # noqa: PLC0415
+    from pushq.service_urls import ServiceUrl  # noqa: PLC0415
 
     if keep:
         _need_web()

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import orjson
 
+from pushq.app_settings import AppSettings
 from pushq.delivery.composing import compose, send_of, values_of
 from pushq.ledger.sends import Send, resolve_app, sendable_platforms
 from pushq.providers.preview import format_of, request_of
 from pushq.rendering.contents import Renderer
-from pushq.settings import AppSettings
 from pushq.submission import submit
 from pushq.tokens.lookup import AddressedDevice
 

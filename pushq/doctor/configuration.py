@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from pushq.app_settings import AppSettings, load_apps, parse_apps, read_document
 from pushq.doctor.findings import Finding, failed, ok, warning
 from pushq.errors import SettingsError
 from pushq.platforms import TITLES
-from pushq.settings import PREFIX, AppSettings, Settings, load, load_apps, parse_apps, read_document
+from pushq.settings import PREFIX, Settings, load
 
 _SUBJECT = "configuration"
 _CONFIG = f"{PREFIX}CONFIG"

@@ -10,9 +10,9 @@ from typing import Final
 
 from cryptography import x509
 
+from pushq.app_settings import AppSettings
 from pushq.doctor.findings import Finding, failed, ok, warning
 from pushq.reload import content_of, named_files
-from pushq.settings import AppSettings
 
 _SUBJECT: Final = "files"
 #: What is left of a certificate when it should be renewed.

@@ -15,6 +15,7 @@ from typing import Final
 import gevent
 import redis
 
+from pushq.app_settings import ProviderSettings
 from pushq.doctor.clocks import date_header, judge_clock
 from pushq.doctor.clocks import now as clock
 from pushq.doctor.files import expiry
@@ -28,7 +29,8 @@ from pushq.providers.answers import Effect, Verdict
 from pushq.providers.client import CredentialUnavailable, Message, ProviderClient, RequestPool
 from pushq.providers.opening import CLIENTS
 from pushq.redis_client import open_redis
-from pushq.settings import ProviderSettings, ServiceUrl, Settings
+from pushq.service_urls import ServiceUrl
+from pushq.settings import Settings
 
 ADVICE: Final = "Check that this machine may open connections to the provider (port 443; a proxy belongs into PUSHQ_HTTP_PROXY)."
 #: By the pool's word for what kept it from connecting.

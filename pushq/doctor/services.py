@@ -20,7 +20,8 @@ from pushq.ledger import schema
 from pushq.redis_client import open_redis
 from pushq.reload import announced, digest
 from pushq.reload.files import SHOWN
-from pushq.settings import ServiceUrl, Settings
+from pushq.service_urls import ServiceUrl
+from pushq.settings import Settings
 
 #: The oldest that are tested.
 POSTGRES: Final = (15, 0)

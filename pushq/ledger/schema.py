@@ -14,7 +14,7 @@ from sqlalchemy import text
 from pushq.database import Database
 from pushq.errors import PushqError
 from pushq.migrations import HEAD
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from pushq import metrics, tracing
+from pushq.app_settings import AppSettings
 from pushq.audience.request import parse_audience
 from pushq.audience.sql import select_devices
 from pushq.database import Database
@@ -23,7 +24,7 @@ from pushq.ledger.outcomes import COLUMNS, Outcome
 from pushq.notification import Notification, parse_notification
 from pushq.providers.apns import request as apns_request
 from pushq.providers.target import Target, parse_target
-from pushq.settings import AppSettings, RetrySettings, Settings
+from pushq.settings import RetrySettings, Settings
 from pushq.submission import Submission, lifetime
 
 log = logging.getLogger("pushq.sends")

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import redis
 
+from pushq.app_settings import AppSettings, LimitSettings, ProviderSettings
 from pushq.limits.guard import Counts, Evidence
-from pushq.settings import AppSettings, LimitSettings, ProviderSettings
 
 BUCKET_S: Final = 600
 KEPT_S: Final = 86_400

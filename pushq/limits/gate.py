@@ -18,10 +18,10 @@ from typing import Final
 import redis
 
 from pushq import metrics
+from pushq.app_settings import AppSettings, LimitSettings
 from pushq.limits.bucket import LOT_LIFE_S, WINDOW_S, Bucket, Limit, limit
 from pushq.limits.fleet import Breaker, FleetLimits, Ramp, Reply
 from pushq.limits.grant import Grant
-from pushq.settings import AppSettings, LimitSettings
 
 log = logging.getLogger("pushq.limits")
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 import redis
 
 from pushq import metrics
+from pushq.app_settings import AppSettings
 from pushq.limits.evidence import EvidenceStore
 from pushq.limits.guard import Counts, Evidence, Ruling, overwhelming, rule
-from pushq.settings import AppSettings
 
 log = logging.getLogger("pushq.limits")
 

@@ -30,7 +30,7 @@ from pushq.loadtest.pacing import PacedCalls
 from pushq.loadtest.processes import Watch
 from pushq.loadtest.quantiles import histogram, summary
 from pushq.mock import MockProcess
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 APP: Final = "shop"
 LOOK_S: Final = 0.5

@@ -38,7 +38,7 @@ from pushq.loadtest.routine import Routine
 from pushq.loadtest.trend import Trend, trend
 from pushq.platforms import PLATFORMS
 from pushq.redis_client import open_redis
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from pushq.tokens import TokenCache, register
 from pushq.tokens.device import Device as Registered
 

@@ -24,7 +24,8 @@ from kombu import Connection
 from pushq.app import ALL_QUEUES, POISON, tls_options
 from pushq.errors import ServiceUnavailable
 from pushq.redis_client import open_redis
-from pushq.settings import ServiceUrl, Settings
+from pushq.service_urls import ServiceUrl
+from pushq.settings import Settings
 
 TIMEOUT_S: Final = 3.0
 #: Unacknowledged messages of Redis that are looked at for their queue; of more, this many stand for all.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from pushq.app_settings import AppSettings
 from pushq.errors import SettingsError
 from pushq.providers.apns.client import WARN_BEFORE
 from pushq.providers.apns.credentials import load_certificate
-from pushq.settings import AppSettings
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Final, cast
 
 import redis
 
+from pushq.app_settings import AppSettings
 from pushq.http2 import Proxy
 from pushq.providers.apns.client import ApnsClient
 from pushq.providers.client import ProviderClient
 from pushq.providers.fcm.client import FcmClient
 from pushq.providers.hms.client import HmsClient
 from pushq.reload import section_digest
-from pushq.settings import AppSettings
 
 #: What makes a platform's client from the app's name, its settings, Redis, a request's time-out and the proxy.
 CLIENTS: Final[Mapping[str, Callable[..., object]]] = {

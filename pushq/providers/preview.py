@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pushq.app_settings import ApnsSettings, FcmSettings, HmsSettings
 from pushq.notification import Notification
 from pushq.providers.apns import compose as apns
 from pushq.providers.client import Message
@@ -13,7 +14,6 @@ from pushq.providers.fcm import compose as fcm
 from pushq.providers.hms import compose as hms
 from pushq.providers.hms import request as hms_request
 from pushq.rendering.contents import Format
-from pushq.settings import ApnsSettings, FcmSettings, HmsSettings
 
 MASK: Final = b"***"
 

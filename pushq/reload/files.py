@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pushq.settings import AppSettings, LimitSettings, ProviderSettings
+from pushq.app_settings import AppSettings, LimitSettings, ProviderSettings
 
 #: Digits of a digest that people compare.
 SHOWN: Final = 12

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pushq import metrics
+from pushq.app_settings import AppSettings, load_apps
 from pushq.errors import PushqError, SettingsError
 from pushq.http2.greenlets import Task, Turn, pause
 from pushq.reload.files import SHOWN, Stamp, digest, named_files, stamps
-from pushq.settings import AppSettings, load_apps
 
 log = logging.getLogger("pushq.config")
 

@@ -18,6 +18,7 @@ import redis
 
 from pushq import metrics, tracing
 from pushq.access import cleanup as access_cleanup
+from pushq.app_settings import AppSettings
 from pushq.database import Database
 from pushq.delivery.leases import LeaseKeeper
 from pushq.delivery.run import Delivery
@@ -34,7 +35,7 @@ from pushq.providers.opening import ClientOpener, OpenClient
 from pushq.providers.proxy import proxy_of
 from pushq.redis_client import open_redis
 from pushq.reload import ConfigState, ConfigWatch, announce
-from pushq.settings import AppSettings, Settings, load
+from pushq.settings import Settings, load
 from pushq.submission import Submission
 from pushq.tasks import calls
 from pushq.tasks.publish import publish, publish_later, publish_together

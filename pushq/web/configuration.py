@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from pushq.app_settings import load_apps
 from pushq.errors import SettingsError
-from pushq.settings import load_apps
 from pushq.web.state import WebState
 
 log = logging.getLogger("pushq.web")

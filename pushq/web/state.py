@@ -13,10 +13,11 @@ import redis
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from pushq.app_settings import AppSettings
 from pushq.database import Database
 from pushq.observe.health import Health
 from pushq.redis_client import open_redis
-from pushq.settings import AppSettings, Settings
+from pushq.settings import Settings
 from pushq.tokens.cache import TokenCache
 from pushq.web.claims import Claims
 from pushq.web.enqueue import Enqueuer, publish

@@ -21,7 +21,7 @@ from pushq.errors import ServiceUnavailable
 from pushq.ledger.outcomes import Outcome
 from pushq.ledger.schema import upgrade
 from pushq.mock import MockProcess
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.chaos.crew import Caller, Crew
 from tests.chaos.servers import BrokerKind, Servers
 from tests.chaos.verdict import Batch

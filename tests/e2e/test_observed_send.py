@@ -24,7 +24,7 @@ from pushq.demo.fleet import Fleet
 from pushq.embedded.redis import RedisServer
 from pushq.ledger.progress import Progress
 from pushq.redaction import MASK
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.e2e.collector import Collector, ReceivedSpan
 from tests.e2e.world import World, open_world, shell_environment
 from tests.integration.database_roles import PASSWORD, as_role, roles

@@ -12,7 +12,7 @@ import pytest
 
 from pushq.redis_client import open_redis
 from pushq.reload import ConfigState, announced
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.e2e.world import World, open_world
 
 DEVICES = 1200

@@ -22,7 +22,7 @@ from pushq.ledger.progress import Progress, progress, waiting_dead_letters
 from pushq.ledger.sends import UnknownSend
 from pushq.mock import MockProcess
 from pushq.platforms import PLATFORMS
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 COMMAND_TIMEOUT_S = 90.0
 SEND_TIMEOUT_S = 60.0

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pushq.app_settings import AppSettings, load_apps
 from pushq.embedded.postgres import PostgresServer
 from pushq.mock import MockProcess
-from pushq.settings import AppSettings, load_apps
 from tests.integration import pool_world
 from tests.integration.h2_server import Authority
 from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, shared_database

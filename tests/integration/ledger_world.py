@@ -19,6 +19,7 @@ from typing import Any
 import redis
 from sqlalchemy import text
 
+from pushq.app_settings import ApnsSettings, AppSettings, FcmSettings
 from pushq.database import Database
 from pushq.delivery.gate import Gate
 from pushq.delivery.leases import LeaseKeeper
@@ -37,7 +38,8 @@ from pushq.providers.client import ProviderClient
 from pushq.providers.fcm.client import FcmClient
 from pushq.providers.hms.client import HmsClient
 from pushq.redis_client import open_redis
-from pushq.settings import ApnsSettings, AppSettings, FcmSettings, ServiceUrl, Settings
+from pushq.service_urls import ServiceUrl
+from pushq.settings import Settings
 from pushq.submission import Guarantee, Kind, Submission, submit
 from pushq.tokens.cache import TokenCache
 from tests.services.fixtures import Fleet

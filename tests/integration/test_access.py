@@ -13,9 +13,10 @@ from pushq import control
 from pushq.access import audit, cleanup, keys, sessions, users
 from pushq.access.local import local
 from pushq.access.principal import Forbidden, Principal
+from pushq.app_settings import AppSettings
 from pushq.database import Database
 from pushq.errors import InvalidRequest
-from pushq.settings import AppSettings, ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.integration.ledger_world import APP, World, bare_app, open_world
 from tests.integration.web_door import PASSWORD
 

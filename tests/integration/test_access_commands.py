@@ -22,7 +22,7 @@ from pushq.cli.root import cli
 from pushq.cli.users import users
 from pushq.database import Database
 from pushq.errors import InvalidRequest
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 PASSWORD = "correct horse battery staple"
 

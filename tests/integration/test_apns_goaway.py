@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hyperframe.frame import GoAwayFrame
 
+from pushq.app_settings import ApnsSettings
 from pushq.embedded.redis import RedisServer
 from pushq.http2 import Code
 from pushq.notification import Notification
@@ -23,7 +24,7 @@ from pushq.providers.apns.client import ApnsClient
 from pushq.providers.apns.credentials import ProviderTokens, load_key
 from pushq.providers.client import Message
 from pushq.redis_client import open_redis
-from pushq.settings import ApnsSettings, ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.integration.h2_server import Authority
 from tests.integration.wire_server import Wire, WireServer, polite
 

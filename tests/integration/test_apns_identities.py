@@ -12,12 +12,12 @@ from typing import Any
 import jwt
 import pytest
 
+from pushq.app_settings import ApnsSettings, AppSettings, load_apps
 from pushq.embedded.postgres import PostgresServer
 from pushq.http2 import Burst, Code, HeaderTemplate, Origin, Pool, PoolSettings
 from pushq.ledger import sends
 from pushq.mock import MockProcess
 from pushq.mock.client_certificates import issue, make_authority
-from pushq.settings import ApnsSettings, AppSettings, load_apps
 from tests.integration.ledger_world import (
     APP,
     World,

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from pushq.audience import segments
 from pushq.database import Database
 from pushq.errors import InvalidRequest
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 
 @pytest.fixture

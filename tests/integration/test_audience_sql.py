@@ -18,7 +18,7 @@ from pushq.audience.request import parse_audience
 from pushq.audience.sql import count, select_devices
 from pushq.database import Database
 from pushq.errors import InvalidRequest
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LANGUAGES = (None, "de", "de-AT", "den", "pt-BR", "pt", "zh-Hans-CN")

@@ -19,7 +19,8 @@ from pushq.doctor import services
 from pushq.errors import ServiceUnavailable
 from pushq.observe.queues import RabbitMqQueues
 from pushq.redis_client import open_redis
-from pushq.settings import ServiceUrl, load
+from pushq.service_urls import ServiceUrl
+from pushq.settings import load
 from tests.integration.h2_server import Authority
 
 

@@ -25,7 +25,8 @@ from pushq.cli.send import SUBCOMMANDS
 from pushq.embedded.postgres import PostgresServer
 from pushq.errors import InvalidRequest, PushqError
 from pushq.ledger.outcomes import Outcome
-from pushq.settings import ServiceUrl, Settings
+from pushq.service_urls import ServiceUrl
+from pushq.settings import Settings
 from tests.integration.ledger_world import World, bare_app, open_world
 
 BATCH = 10

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from pushq.app_settings import load_apps
 from pushq.embedded.redis import RedisServer
 from pushq.mock import MockProcess
 from pushq.providers.apns.credentials import LIFE_S, RENEW_AFTER_S, ProviderTokens, load_key
@@ -25,7 +26,7 @@ from pushq.providers.credential_metrics import CredentialMetrics, first_end
 from pushq.providers.fcm.credentials import AccessTokens
 from pushq.providers.shared_token import MARGIN_S
 from pushq.redis_client import open_redis
-from pushq.settings import ServiceUrl, load_apps
+from pushq.service_urls import ServiceUrl
 from tests.integration.counted import value
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

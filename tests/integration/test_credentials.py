@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from pushq.app_settings import ApnsSettings, FcmSettings, load_apps
 from pushq.embedded.redis import RedisServer
 from pushq.errors import SettingsError
 from pushq.mock import MockProcess
@@ -33,7 +34,7 @@ from pushq.providers.client import CredentialRefused, CredentialUnavailable
 from pushq.providers.fcm.credentials import AccessTokens, load_account
 from pushq.providers.shared_token import RETRY_S
 from pushq.redis_client import open_redis
-from pushq.settings import ApnsSettings, FcmSettings, ServiceUrl, load_apps
+from pushq.service_urls import ServiceUrl
 from tests.services.faults import crash
 
 MINUTE = 60.0

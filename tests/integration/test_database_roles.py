@@ -16,7 +16,7 @@ from pushq.access import audit, cleanup, keys, sessions, users
 from pushq.access.local import local
 from pushq.database import Database
 from pushq.embedded.redis import RedisServer
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.integration.database_roles import LOGINS, ROLES_SQL, as_role, roles
 from tests.integration.ledger_world import APP, bare_app, open_world, token
 from tests.integration.web_door import PASSWORD, Visitors

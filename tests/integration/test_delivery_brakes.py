@@ -11,6 +11,7 @@ from typing import Any
 import gevent
 import pytest
 
+from pushq.app_settings import AppSettings
 from pushq.delivery import run as delivery_run
 from pushq.delivery.gate import Grant
 from pushq.http2 import PoolSettings
@@ -19,7 +20,6 @@ from pushq.ledger.orders import DeliverBatch
 from pushq.ledger.outcomes import Outcome
 from pushq.mock import MockProcess
 from pushq.providers.apns import client as apns_client
-from pushq.settings import AppSettings
 from tests.integration.ledger_world import APP, Worker, World, open_worker, token
 
 BATCH = 30

@@ -27,6 +27,7 @@ import redis
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from pushq.app_settings import ApnsSettings, AppSettings, FcmSettings, load_apps
 from pushq.delivery.sending import Sending
 from pushq.embedded.postgres import PostgresServer
 from pushq.embedded.redis import RedisServer
@@ -37,7 +38,6 @@ from pushq.ledger.outcomes import Outcome
 from pushq.mock import MockProcess
 from pushq.providers.apns import client as apns_client
 from pushq.providers.apns.credentials import load_key
-from pushq.settings import ApnsSettings, AppSettings, FcmSettings, load_apps
 from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, token
 from tests.services.faults import crash
 
@@ -622,7 +622,7 @@ class TestCrash:
 _CHILD = """
 import json, sys, uuid
 from pathlib import Path
-from pushq.settings import load_apps
+from pushq.app_settings import load_apps
 from tests.integration.ledger_world import APP, open_worker, open_world
 call = json.load(sys.stdin)
 app = load_apps(Path(call["config"]))[APP]

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from pushq.app_settings import AppSettings
 from pushq.limits.gate import FleetGate
 from pushq.mock import MockProcess
 from pushq.redis_client import open_redis
-from pushq.settings import AppSettings, ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.integration.ledger_world import APP, Worker, World, open_worker
 
 BATCH = 60

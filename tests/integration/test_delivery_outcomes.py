@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from pushq import notification
+from pushq.app_settings import load_apps
 from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import sends, sweeper
 from pushq.ledger.orders import ProcessDeadLetters
 from pushq.ledger.replay import choose, replay
 from pushq.mock import MockProcess
 from pushq.providers.apns import request as apns_request
-from pushq.settings import load_apps
 from pushq.tokens.invalidation import invalidate_from_dead_letters
 from tests.integration.ledger_world import (
     APP,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from pushq.app_settings import load_apps
 from pushq.embedded.postgres import PostgresServer
 from pushq.mock import MockProcess
-from pushq.settings import load_apps
 from pushq.tokens.invalidation import invalidate_from_dead_letters
 from tests.integration.ledger_world import APP, Worker, World, open_world, token
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from pushq.app_settings import AppSettings, load_apps
 from pushq.doctor import Finding, Status, checks, examine
 from pushq.embedded.redis import RedisServer
 from pushq.embedded.server import free_port
 from pushq.mock import MockProcess
 from pushq.redis_client import open_redis
 from pushq.reload import ConfigState, announce, digest
-from pushq.settings import AppSettings, ServiceUrl, Settings, load_apps
+from pushq.service_urls import ServiceUrl
+from pushq.settings import Settings
 from tests.e2e.world import shell_environment
 
 TIMEOUT_S = 20.0

@@ -18,7 +18,8 @@ from pushq.embedded.redis import RedisServer
 from pushq.embedded.server import free_port
 from pushq.observe.exporter import Exporter
 from pushq.observe.queues import SAMPLE, RabbitMqQueues, RedisQueues
-from pushq.settings import ServiceUrl, Settings
+from pushq.service_urls import ServiceUrl
+from pushq.settings import Settings
 from tests.integration.ledger_world import bare_app, open_world
 from tests.services.faults import paused
 

@@ -11,10 +11,10 @@ import pytest
 import redis
 from prometheus_client import REGISTRY
 
+from pushq.app_settings import ApnsSettings, AppSettings
 from pushq.embedded.redis import RedisServer
 from pushq.limits.guard import Counts, Ruling
 from pushq.limits.token_guard import TokenGuard
-from pushq.settings import ApnsSettings, AppSettings
 from tests.services.faults import crash
 
 OpenGuard = Callable[[], TokenGuard]

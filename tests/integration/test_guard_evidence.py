@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from pushq.app_settings import ApnsSettings, AppSettings
 from pushq.embedded.redis import RedisServer
 from pushq.limits.evidence import EvidenceStore
 from pushq.limits.guard import Counts, Evidence
-from pushq.settings import ApnsSettings, AppSettings
 
 HOUR = 3600.0
 

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from pushq.app_settings import HmsSettings, load_apps
 from pushq.embedded.redis import RedisServer
 from pushq.errors import SettingsError
 from pushq.mock import MockProcess
@@ -31,7 +32,7 @@ from pushq.providers.client import CredentialRefused, CredentialUnavailable
 from pushq.providers.hms.credentials import AUDIENCE, Credentials, OAuthClient, open_credentials
 from pushq.providers.shared_token import LAST_USE_S, MARGIN_S, PROOF_S, RETRY_S
 from pushq.redis_client import open_redis
-from pushq.settings import HmsSettings, ServiceUrl, load_apps
+from pushq.service_urls import ServiceUrl
 from tests.services.faults import crash
 
 THREADS = 8

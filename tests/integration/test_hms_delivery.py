@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from pushq.app_settings import AppSettings
 from pushq.delivery.gate import Grant, OpenGate
 from pushq.ledger import sends, sweeper
 from pushq.mock import MockProcess
 from pushq.providers.answers import Effect
 from pushq.providers.hms.responses import BY_STATUS, RULES
-from pushq.settings import AppSettings
 from pushq.tokens.invalidation import invalidate_from_dead_letters
 from tests.integration.counted import Counted
 from tests.integration.ledger_world import (

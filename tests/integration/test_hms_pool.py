@@ -11,6 +11,7 @@ from typing import Any
 import gevent
 import pytest
 
+from pushq.app_settings import HmsSettings, load_apps
 from pushq.http2 import Code, HeaderTemplate, PoolClosed, PoolSaturated, Proxy
 from pushq.http2.figures import NullObserver
 from pushq.http2.greenlets import Task
@@ -22,7 +23,6 @@ from pushq.providers.hms.burst import Request, TokenBurst
 from pushq.providers.hms.credentials import ServiceAccount
 from pushq.providers.hms.pool import HmsPool
 from pushq.providers.pool_metrics import PoolMetrics
-from pushq.settings import HmsSettings, load_apps
 from tests.integration.connect_proxy import ESTABLISHED, ConnectProxy
 from tests.integration.counted import value
 from tests.integration.h2_server import Authority

@@ -16,7 +16,7 @@ from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.journal import TTL_S, Found, Journal
 from pushq.ledger.outcomes import Outcome
 from pushq.redis_client import open_redis
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.services.faults import crash, paused
 
 SEND = uuid.uuid4()

@@ -9,7 +9,7 @@ import pytest
 
 from pushq.database import Database
 from pushq.ledger import schema
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 _RELATIONS = """
 SELECT c.relkind::text, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public'

@@ -18,12 +18,12 @@ import pytest
 from sqlalchemy import event
 
 from pushq import control
+from pushq.app_settings import load_apps
 from pushq.audience import segments
 from pushq.ledger import planner, sends, sweeper
 from pushq.ledger.orders import ProcessDeadLetters
 from pushq.ledger.progress import parked, reasons, recent, waiting_dead_letters
 from pushq.mock import MockProcess
-from pushq.settings import load_apps
 from pushq.tokens.invalidation import invalidate_from_dead_letters
 from tests.integration.ledger_world import APP, DEAD_PREFIX, World, open_worker, open_world
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from pushq.app_settings import ApnsSettings, AppSettings, FcmSettings
 from pushq.embedded.redis import RedisServer
 from pushq.limits.gate import FleetGate
 from pushq.limits.grant import Grant
 from pushq.redis_client import open_redis
-from pushq.settings import ApnsSettings, AppSettings, FcmSettings, ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.services.faults import crash, pause, resume
 
 APP = "shop"

@@ -24,7 +24,8 @@ from pushq.observe.queues import queues_of
 from pushq.redis_client import open_redis
 from pushq.reload import ConfigState, announce, digest
 from pushq.reload.files import SHOWN
-from pushq.settings import ServiceUrl, Settings, load
+from pushq.service_urls import ServiceUrl
+from pushq.settings import Settings, load
 from tests.integration.ledger_world import World, bare_app, open_world
 
 SEND = uuid.uuid4()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from pushq.app_settings import FcmSettings, load_apps
 from pushq.cli.root import cli
 from pushq.errors import InvalidRequest, PushqError
 from pushq.mock import MockProcess
@@ -18,7 +19,6 @@ from pushq.mock.client_certificates import issue, make_authority
 from pushq.providers.apns.channels import ChannelRefused
 from pushq.providers.client import CredentialRefused
 from pushq.providers.fcm.topics import MAX_REGISTRATIONS, Topics, TopicsRefused, TopicsUnavailable
-from pushq.settings import FcmSettings, load_apps
 
 Run = Callable[..., Result]
 TOKEN = "c0:APA91b" + "x" * 40

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from google.auth import exceptions
 
+from pushq.app_settings import ApnsSettings, FcmSettings
 from pushq.http2 import Proxy
 from pushq.providers.apns.client import ApnsClient
 from pushq.providers.fcm.client import FcmClient
 from pushq.providers.fcm.credentials import HttpxRequest
-from pushq.settings import ApnsSettings, FcmSettings
 from tests.integration.connect_proxy import ConnectProxy
 from tests.integration.h2_server import Authority, H2Server
 from tests.integration.pool_world import until

@@ -20,11 +20,11 @@ import gevent
 import pytest
 from prometheus_client import REGISTRY
 
+from pushq.app_settings import load_apps
 from pushq.embedded.redis import RedisServer
 from pushq.ledger import sends
 from pushq.ledger.outcomes import Outcome
 from pushq.mock import MockProcess
-from pushq.settings import load_apps
 from pushq.tokens.invalidation import invalidate_from_dead_letters
 from tests.integration.ledger_world import APP, Worker, World, open_worker, open_world, shared_database, token
 from tests.services.fixtures import Fleet

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pushq.app_settings import ApnsSettings, load_apps
 from pushq.audience.request import parse_audience
 from pushq.audience.sql import count
 from pushq.embedded.postgres import PostgresServer
@@ -21,7 +22,7 @@ from pushq.mock import MockProcess
 from pushq.providers.apns.channels import ChannelRefused, Channels, ChannelsUnreachable
 from pushq.providers.apns.credentials import load_certificate, provider_tokens
 from pushq.redis_client import open_redis
-from pushq.settings import ApnsSettings, ServiceUrl, load_apps
+from pushq.service_urls import ServiceUrl
 from tests.integration.ledger_world import APP, Worker, World, open_world
 
 UPDATE = {"apns": {"live_activity": {"event": "update", "content_state": {"score": 3}}}}

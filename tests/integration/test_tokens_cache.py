@@ -16,7 +16,7 @@ from sqlalchemy import event, text
 from pushq.database import Database
 from pushq.embedded.redis import RedisServer
 from pushq.redis_client import open_redis
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from pushq.tokens import Device, TokenCache, import_file, register, unregister, warm
 from pushq.tokens import cache as module
 from pushq.tokens.cache import EPOCH_KEY, TOMBSTONE_TTL, cache_key

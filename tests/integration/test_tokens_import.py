@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from pushq.database import Database
 from pushq.errors import InvalidRequest, ServiceUnavailable
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from pushq.tokens import Device, ImportReport, import_file, register, unregister
 from pushq.tokens.importing import UnreadableFile, import_stream
 from tests.services.faults import crash

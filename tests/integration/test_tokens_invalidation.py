@@ -15,7 +15,7 @@ from sqlalchemy import text
 from pushq.database import Database
 from pushq.errors import InvalidRequest
 from pushq.redis_client import open_redis
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from pushq.tokens import Device, TokenCache, deactivate_unseen, invalidate_from_dead_letters, register
 from pushq.tokens.cache import cache_key
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from pushq.database import Database
 from pushq.errors import InvalidRequest, ServiceUnavailable
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from pushq.tokens import Device, register, stats, unregister
 from pushq.tokens.locks import lock_gate
 from pushq.tokens.lookup import devices_of

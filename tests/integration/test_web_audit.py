@@ -13,7 +13,7 @@ from pushq.access import audit as log
 from pushq.access.principal import Principal
 from pushq.database import Database
 from pushq.embedded.postgres import PostgresServer
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from pushq.web import audit
 from pushq.web.audit import AuditWriter
 from pushq.web.threads import Threads

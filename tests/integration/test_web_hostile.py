@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from pushq.embedded.redis import RedisServer
 from pushq.redis_client import open_redis
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from tests.integration.web_process import Web, open_web, urls
 from tests.services.fixtures import Fleet
 

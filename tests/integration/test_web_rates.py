@@ -11,7 +11,7 @@ import redis
 
 from pushq.embedded.redis import RedisServer
 from pushq.redis_client import open_redis
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 from pushq.web import ratelimit
 from pushq.web.ratelimit import Meters, Rate, RateLimiter
 from pushq.web.threads import Threads

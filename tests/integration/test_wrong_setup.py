@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from pushq.app_settings import AppSettings
 from pushq.ledger import sends
 from pushq.mock import MockProcess
-from pushq.settings import AppSettings
 from pushq.tokens.invalidation import invalidate_from_dead_letters
 from tests.integration.ledger_world import APP, Worker, World, open_worker, token
 

@@ -26,7 +26,8 @@ from pushq.access.sessions import csrf_token_of
 from pushq.database import Database
 from pushq.embedded.redis import RedisServer
 from pushq.redis_client import open_redis
-from pushq.settings import ServiceUrl, Settings
+from pushq.service_urls import ServiceUrl
+from pushq.settings import Settings
 from pushq.web.app import create_app
 from pushq.web.protocol import Protocol
 from tests.services.fixtures import Fleet

@@ -20,7 +20,7 @@ import httpx
 from pushq.access import keys
 from pushq.access.local import local
 from pushq.database import Database
-from pushq.settings import ServiceUrl
+from pushq.service_urls import ServiceUrl
 
 START_S = 60.0
 STOP_S = 25.0

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
+from pushq.app_settings import ApnsSettings, AppSettings
 from pushq.errors import SettingsError
 from pushq.http2 import read_client_certificate
 from pushq.mock.client_certificates import issue, make_authority
 from pushq.providers.apns.credentials import load_certificate
 from pushq.providers.expiry import credentials
-from pushq.settings import ApnsSettings, AppSettings
 
 BUNDLE = "com.example.shop"
 ENDS = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)

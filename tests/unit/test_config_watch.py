@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from pushq.app_settings import AppSettings, load_apps
 from pushq.errors import SettingsError
 from pushq.reload import ConfigWatch, digest, section_digest
-from pushq.settings import AppSettings, load_apps
 
 FCM = """
 [apps.{app}.fcm]

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from pushq.app_settings import AppSettings, FcmSettings
 from pushq.doctor import Check, Finding, Status, examine, read
 from pushq.doctor.clocks import Reading, date_header, judge_clock
 from pushq.doctor.files import files
 from pushq.doctor.findings import ok
-from pushq.settings import AppSettings, FcmSettings
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 

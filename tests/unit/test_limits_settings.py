@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pushq.app_settings import load_apps
 from pushq.errors import SettingsError
-from pushq.settings import load_apps
 
 
 def configuration(folder: Path, line: str) -> Path:

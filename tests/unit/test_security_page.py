@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
+from pushq.app_settings import AppSettings
 from pushq.platforms import PLATFORMS
-from pushq.settings import AppSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")

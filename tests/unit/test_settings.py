@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from pushq.app_settings import load_apps
 from pushq.errors import SettingsError
-from pushq.settings import Secret, ServiceUrl, Settings, load, load_apps
+from pushq.service_urls import Secret, ServiceUrl
+from pushq.settings import Settings, load
 
 SECRET = "hunter2hunter2"
 GOOD = {

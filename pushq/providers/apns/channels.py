@@ -14,11 +14,11 @@ from typing import Final, Self
 import httpx
 import orjson
 
+from pushq.app_settings import ApnsSettings
 from pushq.errors import PushqError
 from pushq.http2 import ClientCertificate, Proxy
 from pushq.providers.dialling import Dialling
 from pushq.providers.target import parse_channel
-from pushq.settings import ApnsSettings
 
 TIMEOUT_S: Final = 15.0
 

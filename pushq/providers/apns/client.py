@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import redis
 
+from pushq.app_settings import ApnsSettings
 from pushq.http2 import Answer, Burst, GoAwayReceived, HeaderTemplate, Origin, Pool, PoolSettings, Proxy
 from pushq.notification import Notification
 from pushq.providers.answers import Effect, Scope, Verdict
@@ -23,7 +24,6 @@ from pushq.providers.client import CredentialRefused, Message
 from pushq.providers.credential_metrics import CredentialMetrics
 from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
 from pushq.rendering.contents import Format
-from pushq.settings import ApnsSettings
 
 log = logging.getLogger("pushq.apns")
 

@@ -20,9 +20,9 @@ import redis
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from pushq.app_settings import ApnsSettings
 from pushq.errors import SettingsError
 from pushq.http2 import ClientCertificate, read_client_certificate
-from pushq.settings import ApnsSettings
 
 log = logging.getLogger("pushq.apns")
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import redis
 
+from pushq.app_settings import FcmSettings
 from pushq.http2 import Answer, Burst, HeaderTemplate, Origin, Pool, PoolSettings, Proxy
 from pushq.notification import Notification
 from pushq.providers.answers import Verdict
@@ -22,7 +23,6 @@ from pushq.providers.fcm.credentials import AccessTokens
 from pushq.providers.fcm.responses import judge
 from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
 from pushq.rendering.contents import Format
-from pushq.settings import FcmSettings
 
 #: FCM's back end takes 100 at once and answers the next one with GOAWAY (firebase-admin-node caps itself at the same figure).
 MAX_STREAMS: Final = 100

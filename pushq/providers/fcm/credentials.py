@@ -16,11 +16,11 @@ import redis
 from google.auth import exceptions, transport
 from google.oauth2 import service_account
 
+from pushq.app_settings import FcmSettings
 from pushq.errors import SettingsError
 from pushq.http2 import Proxy
 from pushq.providers.client import CredentialRefused, CredentialUnavailable
 from pushq.providers.shared_token import TIMEOUT_S, Fetched, SharedToken
-from pushq.settings import FcmSettings
 
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 

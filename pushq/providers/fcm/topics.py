@@ -18,13 +18,13 @@ from typing import Final, Protocol, Self
 import httpx
 import orjson
 
+from pushq.app_settings import FcmSettings
 from pushq.errors import PushqError
 from pushq.http2 import Proxy
 from pushq.providers.answers import retry_after
 from pushq.providers.client import CredentialRefused
 from pushq.providers.dialling import Dialling
 from pushq.providers.fcm.request import FID_PREFIX, parse_topic
-from pushq.settings import FcmSettings
 
 log = logging.getLogger("pushq.fcm")
 

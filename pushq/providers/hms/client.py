@@ -12,6 +12,7 @@ from typing import Final
 
 import redis
 
+from pushq.app_settings import HmsSettings
 from pushq.http2 import Answer, Burst, HeaderTemplate, Proxy
 from pushq.notification import Notification
 from pushq.providers.answers import Effect, Verdict
@@ -25,7 +26,6 @@ from pushq.providers.hms.pool import HmsPool
 from pushq.providers.hms.responses import ALL_INVALID, PARTLY, judge
 from pushq.providers.pool_metrics import PoolMetrics, conceal, expose
 from pushq.rendering.contents import Format
-from pushq.settings import HmsSettings
 
 _KEPT_SENDS: Final = 64
 #: Huawei's own OAuth service failed a request of ours. Soon after, it is taken at its word; later it is another failure.

@@ -21,12 +21,12 @@ import redis
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from pushq.app_settings import HmsSettings
 from pushq.errors import SettingsError
 from pushq.http2 import Proxy
 from pushq.providers.client import CredentialRefused, CredentialUnavailable
 from pushq.providers.dialling import Dialling
 from pushq.providers.shared_token import PROOF_S, TIMEOUT_S, Fetched, SharedToken
-from pushq.settings import HmsSettings
 
 TOKEN_PATH: Final = "/oauth2/v3/token"  # noqa: S105
 #: A service account's token names this as its audience, wherever it is sent.

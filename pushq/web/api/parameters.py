@@ -12,10 +12,10 @@ from fastapi.routing import APIRoute
 from pydantic import AwareDatetime, BeforeValidator
 
 from pushq.access.principal import Principal
+from pushq.app_settings import AppSettings
 from pushq.audience.request import MAX_USER_ID
 from pushq.errors import InvalidRequest
 from pushq.ledger.sends import resolve_app
-from pushq.settings import AppSettings
 from pushq.submission import MAX_KEY_LENGTH
 from pushq.tokens.device import parse_app
 from pushq.web.api.schemas import APP_PATTERN, SEGMENT_PATTERN
