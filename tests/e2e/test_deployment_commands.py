@@ -229,8 +229,17 @@ def test_what_systemd_starts_with_secrets_in_files(machine: Machine, lines: dict
     machine.run_all([Process("schema", ["pushq", "db", "upgrade"], machine.urls), *lines["deploy/systemd"]])
 
 
+def test_what_the_procfile_starts_with_what_the_shell_says(
+    machine: Machine, lines: dict[str, list[Process]]
+) -> None:
+    said = {**machine.urls, "PUSHQ_CONFIG": "pushq.toml"}
+    own = [replace(process, environment={**said, **process.environment}) for process in lines["Procfile"]]
+    assert {process.name for process in own} == {"core", "apns", "fcm", "hms"}, "the others' lines ran above"
+    machine.run_all([Process("schema", ["pushq", "db", "upgrade"], machine.urls), *own])
+
+
 def test_no_other_file_has_a_line_of_its_own(lines: dict[str, list[Process]]) -> None:
-    assert (lines["deploy/kubernetes"], lines["Procfile"]) == ([], [])
+    assert lines["deploy/kubernetes"] == []
 
 
 def test_the_mock_of_docker_compose_is_the_host_that_its_certificate_names(tmp_path: Path) -> None:
