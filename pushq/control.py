@@ -26,6 +26,7 @@ from pushq.access.local import local
 from pushq.access.principal import Principal
 from pushq.database import Database
 from pushq.errors import InvalidRequest
+from pushq.ledger import brake
 from pushq.ledger import progress as ledger_progress
 from pushq.ledger import replay as ledger_replay
 from pushq.ledger import sends as ledger_sends
@@ -147,7 +148,7 @@ def pause(
     database: Database | None = None,
 ) -> Change:
     """Hold a running send: within a second no worker begins another request of it; what is in flight is finished."""
-    return _change(send_id, settings, database, ledger_sends.pause, by, "send.pause")
+    return _change(send_id, settings, database, brake.pause, by, "send.pause")
 
 
 def resume(
@@ -168,7 +169,7 @@ def resume(
         send_id,
         settings,
         database,
-        lambda connection, known: ledger_sends.resume(connection, known, trust_rejections=trust_rejections),
+        lambda connection, known: brake.resume(connection, known, trust_rejections=trust_rejections),
         by,
         "send.resume",
         **({"trust_rejections": True} if trust_rejections else {}),
@@ -187,7 +188,7 @@ def cancel(
         send_id,
         settings,
         database,
-        lambda connection, known: ledger_sends.stop(connection, known, state="cancelled", error=None),
+        lambda connection, known: brake.stop(connection, known, state="cancelled", error=None),
         by,
         "send.cancel",
     )
@@ -211,7 +212,7 @@ def set_rate(
         send_id,
         settings,
         database,
-        lambda connection, known: ledger_sends.set_rate(connection, known, checked),
+        lambda connection, known: brake.set_rate(connection, known, checked),
         by,
         "send.rate",
         rate=checked,

@@ -19,7 +19,7 @@ from pushq.delivery.sending import Sending
 from pushq.delivery.watch import Watched
 from pushq.errors import InvalidRequest, PushqError
 from pushq.http2 import PoolClosed, PoolSaturated
-from pushq.ledger import batches, sends
+from pushq.ledger import batches, brake, sends
 from pushq.ledger.batches import DeadLetter, Fenced, Lease
 from pushq.ledger.orders import DeliverBatch, Order, ProcessDeadLetters
 from pushq.ledger.outcomes import Outcome, recover
@@ -289,7 +289,7 @@ class BatchRun:
 
     def _fail(self, error: str) -> None:
         with self._d.database.begin() as connection:
-            if sends.stop(connection, self._send.id, state="failed", error=error):
+            if brake.stop(connection, self._send.id, state="failed", error=error):
                 log.error("send_stopped", extra={"send_id": str(self._send.id), "error": error})
 
     def _hold(self, cause: str, error: str, attempt: Attempt | None = None) -> Step:
@@ -299,7 +299,7 @@ class BatchRun:
             cause: one of :data:`pushq.metrics.HOLDS`.
         """
         with self._d.database.begin() as connection:
-            held = sends.pause(connection, self._send.id, error)
+            held = brake.pause(connection, self._send.id, error)
         if held:
             metrics.sends_held.labels(self._lease.platform, cause).inc()
             log.error("send_held", extra={"send_id": str(self._send.id), "error": error})

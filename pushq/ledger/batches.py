@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 
 from pushq.database import Database
 from pushq.errors import PushqError
-from pushq.ledger import sends
+from pushq.ledger import brake, sends
 from pushq.ledger.outcomes import COLUMNS, Outcome, count
 from pushq.ledger.release import top_up
 
@@ -231,7 +231,7 @@ def settle(
     """
     with database.begin() as connection:
         # Nobody may stop the send between this look and the write: the batch would wait for a retry for ever.
-        sends.keep_from_stopping(connection, lease.send_id)
+        brake.keep_from_stopping(connection, lease.send_id)
         state = connection.execute(
             text("SELECT state FROM sends WHERE id = :send"), {"send": lease.send_id}
         ).scalar_one_or_none()

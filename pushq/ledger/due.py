@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from pushq.database import Database
-from pushq.ledger import sends
+from pushq.ledger import brake
 from pushq.ledger.release import REPUBLISH_AFTER_S
 
 
@@ -63,7 +63,7 @@ def requeue(connection: Connection, limit: int) -> list[Due]:
 
 def end_abandoned(connection: Connection, limit: int) -> int:
     """End batches that a stopped send left with somebody who never settled them. Returns how many."""
-    return sends.end_batches(
+    return brake.end_batches(
         connection,
         """
         o.state IN ('queued', 'running', 'retry') AND o.due_at < now() AND s.state IN ('done', 'failed', 'cancelled')

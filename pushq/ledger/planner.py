@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from pushq.audience.request import Audience
 from pushq.audience.sql import select_devices
 from pushq.database import Database
-from pushq.ledger import sends
+from pushq.ledger import brake, sends
 from pushq.ledger.orders import DeliverBatch, Order
 from pushq.ledger.release import top_up
 from pushq.settings import Settings
@@ -218,7 +218,7 @@ def finish_planning(connection: Connection, send_id: uuid.UUID) -> None:
         {"id": send_id},
     ).scalar()
     if planned == 0:
-        sends.stop(
+        brake.stop(
             connection,
             send_id,
             state="failed",

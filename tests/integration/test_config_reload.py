@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from pushq.embedded.postgres import PostgresServer
-from pushq.ledger import sends, sweeper
+from pushq.ledger import brake, sweeper
 from pushq.ledger.orders import DeliverBatch
 from pushq.mock import MockProcess
 from pushq.settings import load
@@ -215,7 +215,7 @@ class TestRotation:
         assert runtime.watch is not None
         assert runtime.watch.look()
         with world.database.begin() as connection:
-            sends.resume(connection, send_id)
+            brake.resume(connection, send_id)
         sweeper.sweep(world.database, world.settings)
         work(world, runtime, send_id)
         assert mock.accepted("apns") == everybody("apns")
@@ -326,7 +326,7 @@ class TestApps:
         config.write()
         assert runtime.watch.look()
         with world.database.begin() as connection:
-            sends.resume(connection, send_id)
+            brake.resume(connection, send_id)
         sweeper.sweep(world.database, world.settings)
         work(world, runtime, send_id)
         assert mock.accepted("fcm") == everybody("fcm")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pushq import metrics
-from pushq.ledger import batches, sends
+from pushq.ledger import batches, brake
 from pushq.ledger.batches import DeadLetter
 from pushq.ledger.outcomes import Outcome
 from pushq.tokens import Device, deactivate_unseen, invalidate_from_dead_letters, register, unregister
@@ -46,7 +46,7 @@ def test_a_stop_counts_whom_it_ends_by_what_is_known_of_them(world: World) -> No
     unknown = Counted("push_failed_total", **lane, reason="unknown")
     letters = Counted("push_dead_letters_total", app=APP, platform="fcm", reason="unknown")
     with world.database.begin() as connection:
-        assert sends.stop(connection, send_id, state="cancelled", error=None)
+        assert brake.stop(connection, send_id, state="cancelled", error=None)
     outcomes = bytes([Outcome.ACCEPTED]) + bytes(size - 1)
     result = batches.settle(
         world.database, settled, outcomes, attempts=bytes([1]) + bytes(size - 1), window=2, retry_in=5.0
@@ -55,7 +55,7 @@ def test_a_stop_counts_whom_it_ends_by_what_is_known_of_them(world: World) -> No
     world.let_leases_end(send_id)
     with world.database.begin() as connection:
         assert (
-            sends.end_batches(
+            brake.end_batches(
                 connection, "o.send_id = :id AND o.state = 'running' FOR UPDATE OF o", id=send_id
             )
             == 1

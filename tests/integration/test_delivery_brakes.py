@@ -15,7 +15,7 @@ from pushq.app_settings import AppSettings
 from pushq.delivery import run as delivery_run
 from pushq.delivery.gate import Grant
 from pushq.http2 import PoolSettings
-from pushq.ledger import batches, sends, sweeper
+from pushq.ledger import batches, brake, sweeper
 from pushq.ledger.orders import DeliverBatch
 from pushq.ledger.outcomes import Outcome
 from pushq.mock import MockProcess
@@ -324,7 +324,7 @@ class TestOperator:
         mock.set_latency(300)
         gate.grants = [Grant(10), *[Grant(0, 0.5, "rate")] * 20]
         send_id, batch_no = send_to(world, guarantee=guarantee)
-        operator = gevent.spawn_later(0.1, change, world, sends.pause, send_id)
+        operator = gevent.spawn_later(0.1, change, world, brake.pause, send_id)
         step = worker.run(send_id, batch_no)
         operator.get(timeout=5)
         assert (step.orders, step.retry_in) == ([], None)
@@ -335,7 +335,7 @@ class TestOperator:
         assert bytes(found.attempts) == bytes([1] * 10 + [0] * 20)
         assert worker.run(send_id, batch_no).orders == []
         gate.grants.clear()
-        change(world, sends.resume, send_id)
+        change(world, brake.resume, send_id)
         assert DeliverBatch(send_id, batch_no, "apns", transactional=False) in sweeper.sweep(
             world.database, world.settings
         )
@@ -350,7 +350,7 @@ class TestOperator:
         mock.set_latency(300)
         gate.grants = [Grant(10), *[Grant(0, 0.5, "rate")] * 20]
         send_id, batch_no = send_to(world, guarantee=guarantee)
-        operator = gevent.spawn_later(0.1, change, world, sends.stop, send_id, state="cancelled", error=None)
+        operator = gevent.spawn_later(0.1, change, world, brake.stop, send_id, state="cancelled", error=None)
         worker.run(send_id, batch_no)
         operator.get(timeout=5)
         assert gate.grants

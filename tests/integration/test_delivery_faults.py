@@ -33,7 +33,7 @@ from pushq.embedded.postgres import PostgresServer
 from pushq.embedded.redis import RedisServer
 from pushq.errors import ServiceUnavailable
 from pushq.http2 import PoolSettings
-from pushq.ledger import batches, sends, sweeper
+from pushq.ledger import batches, brake, sends, sweeper
 from pushq.ledger.outcomes import Outcome
 from pushq.mock import MockProcess
 from pushq.providers.apns import client as apns_client
@@ -70,7 +70,7 @@ def finish(worker: Worker, send_id: uuid.UUID) -> None:
 
 def resume(world: World, send_id: uuid.UUID) -> None:
     with world.database.begin() as connection:
-        assert sends.resume(connection, send_id)
+        assert brake.resume(connection, send_id)
 
 
 def every(platform: str, count: int, times: int = 1) -> dict[str, int]:

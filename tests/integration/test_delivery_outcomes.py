@@ -12,7 +12,7 @@ import pytest
 from pushq import notification
 from pushq.app_settings import load_apps
 from pushq.embedded.postgres import PostgresServer
-from pushq.ledger import sends, sweeper
+from pushq.ledger import brake, sweeper
 from pushq.ledger.orders import ProcessDeadLetters
 from pushq.ledger.replay import choose, replay
 from pushq.mock import MockProcess
@@ -421,7 +421,7 @@ class TestStoppedInBetween:
         first, second = world.queued(send_id)
         worker.run(send_id, first)
         with world.database.begin() as connection:
-            sends.stop(connection, send_id, state="cancelled", error=None)
+            brake.stop(connection, send_id, state="cancelled", error=None)
         assert worker.run(send_id, second).orders == []
         assert world.totals(send_id) == {"devices": 2 * BATCH, "accepted": BATCH, "cancelled": BATCH}
         assert accepted_once(mock, "apns", range(1, BATCH + 1))
@@ -433,11 +433,11 @@ class TestStoppedInBetween:
         send_id = world.send(audience=users(10))
         (batch_no,) = world.queued(send_id)
         with world.database.begin() as connection:
-            sends.pause(connection, send_id)
+            brake.pause(connection, send_id)
         worker.run(send_id, batch_no)
         assert mock.accepted("apns") == {}
         with world.database.begin() as connection:
-            sends.resume(connection, send_id)
+            brake.resume(connection, send_id)
         worker.run_orders(sweeper.sweep(world.database, world.settings))
         assert world.totals(send_id) == {"devices": 10, "accepted": 10}
 

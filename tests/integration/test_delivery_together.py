@@ -10,7 +10,7 @@ import pytest
 from pushq.delivery.gate import Grant, OpenGate
 from pushq.errors import PushqError
 from pushq.http2 import Burst
-from pushq.ledger import prompt, sends, sweeper
+from pushq.ledger import brake, prompt, sweeper
 from pushq.ledger.orders import DeliverBatch, ProcessDeadLetters
 from pushq.mock import MockProcess
 from tests.integration.ledger_world import APP, DEAD_PREFIX, Worker, World, open_worker, token
@@ -254,8 +254,8 @@ def test_a_paused_send_waits_and_a_cancelled_one_is_over(
     world.add_devices("apns", 3)
     which = keys(world, range(1, 4))
     with world.database.begin() as connection:
-        sends.pause(connection, which[0][0])
-        sends.stop(connection, which[1][0], state="cancelled", error=None)
+        brake.pause(connection, which[0][0])
+        brake.stop(connection, which[1][0], state="cancelled", error=None)
     worker.run_together(*which)
     assert outcomes(world, which) == [
         "paused {'devices': 1, 'pending': 1}",

@@ -13,7 +13,7 @@ import pytest
 
 from pushq.app_settings import AppSettings
 from pushq.delivery.gate import Grant, OpenGate
-from pushq.ledger import sends, sweeper
+from pushq.ledger import brake, sweeper
 from pushq.mock import MockProcess
 from pushq.providers.answers import Effect
 from pushq.providers.hms.responses import BY_STATUS, RULES
@@ -58,7 +58,7 @@ def finish(worker: Worker, send_id: uuid.UUID) -> None:
 
 def resume(world: World, send_id: uuid.UUID) -> None:
     with world.database.begin() as connection:
-        assert sends.resume(connection, send_id)
+        assert brake.resume(connection, send_id)
 
 
 def every(count: int = BATCH) -> dict[str, int]:

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from pushq import metrics
 from pushq.embedded.postgres import PostgresServer
 from pushq.errors import ServiceUnavailable
-from pushq.ledger import batches, release, sends, sweeper
+from pushq.ledger import batches, brake, release, sends, sweeper
 from pushq.ledger.batches import DeadLetter, Fenced, Lease
 from pushq.ledger.orders import DeliverBatch, Order, ProcessDeadLetters
 from pushq.ledger.outcomes import Outcome
@@ -281,9 +281,9 @@ class TestRetry:
     ) -> None:
         settle(world, world.acquire(*one), Outcome.PENDING, retry_in=600)
         with world.database.begin() as connection:
-            assert sends.pause(connection, one[0])
+            assert brake.pause(connection, one[0])
         with world.database.begin() as connection:
-            assert sends.resume(connection, one[0])
+            assert brake.resume(connection, one[0])
         assert sweeper.sweep(world.database, world.settings) == []
         assert try_to_acquire(world, *one) is None
         world.let_time_pass(one[0], 601)
@@ -295,11 +295,11 @@ class TestRetry:
     ) -> None:
         settle(world, world.acquire(*one), Outcome.PENDING, retry_in=600)
         with world.database.begin() as connection:
-            sends.pause(connection, one[0])
+            brake.pause(connection, one[0])
         world.let_time_pass(one[0], 700)
         assert sweeper.sweep(world.database, world.settings) == []
         with world.database.begin() as connection:
-            sends.resume(connection, one[0])
+            brake.resume(connection, one[0])
         assert sweeper.sweep(world.database, world.settings) == [DeliverBatch(*one, "apns")]
 
 
@@ -436,7 +436,7 @@ class TestStopping:
         settle(world, world.acquire(send_id, retrying), Outcome.PENDING, retry_in=30)
         lease = world.acquire(send_id, running)
         with world.database.begin() as connection:
-            assert sends.stop(connection, send_id, state="cancelled", error=None)
+            assert brake.stop(connection, send_id, state="cancelled", error=None)
         assert world.states(send_id) == {"done": 4, "running": 1}
         assert not world.progress(send_id).finished
         mixed = bytes([Outcome.ACCEPTED] * 4 + [Outcome.CLAIMED] * 2 + [Outcome.PENDING] * 4)
@@ -448,9 +448,9 @@ class TestStopping:
         ended = world.progress(send_id)
         assert (ended.state, ended.finished) == ("cancelled", True)
         with world.database.begin() as connection:
-            assert not sends.stop(connection, send_id, state="failed", error="too late")
-            assert not sends.pause(connection, send_id)
-            assert not sends.resume(connection, send_id)
+            assert not brake.stop(connection, send_id, state="failed", error="too late")
+            assert not brake.pause(connection, send_id)
+            assert not brake.resume(connection, send_id)
         assert world.progress(send_id).state == "cancelled"
 
     def test_a_settlement_at_the_same_time_leaves_nothing_open(
@@ -470,7 +470,7 @@ class TestStopping:
 
             def stop() -> None:
                 with world.database.begin() as other:
-                    found.append(sends.stop(other, one[0], state="cancelled", error=None))
+                    found.append(brake.stop(other, one[0], state="cancelled", error=None))
 
             settling, stopping = threading.Thread(target=settle_for_retry), threading.Thread(target=stop)
             settling.start()
@@ -499,8 +499,8 @@ class TestStopping:
             await_lock_waiters(world, 1)
             with world.database.begin() as other:
                 other.execute(text("SET LOCAL lock_timeout = '2s'"))
-                assert sends.set_rate(other, one[0], 100)
-                assert sends.pause(other, one[0])
+                assert brake.set_rate(other, one[0], 100)
+                assert brake.pause(other, one[0])
         settling.join(DEADLINE_S)
         assert world.states(one[0]) == {"done": 1}
         assert world.progress(one[0]).state == "paused"
@@ -514,7 +514,7 @@ class TestStopping:
 
         def stop() -> None:
             with world.database.begin() as other:
-                sends.stop(other, send_id, state="cancelled", error=None)
+                brake.stop(other, send_id, state="cancelled", error=None)
 
         threads = [
             threading.Thread(target=settle, args=(world, first, Outcome.PENDING), kwargs={"retry_in": 5}),
@@ -546,7 +546,7 @@ class TestStopping:
             world.let_leases_end(one[0])
             sweeper.sweep(world.database, world.settings)
         with world.database.begin() as connection:
-            sends.stop(connection, one[0], state="cancelled", error=None)
+            brake.stop(connection, one[0], state="cancelled", error=None)
         sweeper.sweep(world.database, world.settings)
         if not swept:
             assert world.states(one[0]) == {"running": 1}
@@ -560,7 +560,7 @@ class TestStopping:
     ) -> None:
         lease = world.acquire(*one)
         with world.database.begin() as connection:
-            sends.stop(connection, one[0], state="failed", error="the message is refused")
+            brake.stop(connection, one[0], state="failed", error="the message is refused")
         batches.hand_back(world.database, lease, delay=5)
         world.let_time_pass(one[0], 6)
         assert sweeper.sweep(world.database, world.settings) == []
@@ -666,12 +666,12 @@ class TestWindow:
         send_id = world.send(audience=explicit(10 * BATCH))
         leases = [world.acquire(send_id, no) for no in world.queued(send_id)]
         with world.database.begin() as connection:
-            assert sends.pause(connection, send_id, "the key is wrong")
+            assert brake.pause(connection, send_id, "the key is wrong")
         assert world.progress(send_id).error == "the key is wrong"
         assert [settle(world, lease).released for lease in leases] == [[], [], []]
         assert sweeper.sweep(world.database, world.settings) == []
         with world.database.begin() as connection:
-            assert sends.resume(connection, send_id)
+            assert brake.resume(connection, send_id)
         assert world.progress(send_id).error is None
         assert len(sweeper.sweep(world.database, world.settings)) == WINDOW
         assert self.in_flight(world, send_id) == WINDOW
@@ -753,7 +753,7 @@ class TestWindow:
 
         def operate() -> None:
             while not over.is_set():
-                for change in (sends.pause, sends.resume):
+                for change in (brake.pause, brake.resume):
                     with world.database.begin() as connection:
                         change(connection, send_id)
                 time.sleep(0.05)
@@ -828,13 +828,13 @@ class TestSweeper:
     ) -> None:
         lease = world.acquire(*one)
         with world.database.begin() as connection:
-            sends.pause(connection, one[0])
+            brake.pause(connection, one[0])
         settle(world, lease)
         assert not sends.finish_if_complete(world.database, one[0])
         sweeper.sweep(world.database, world.settings)
         assert world.progress(one[0]).state == "paused"
         with world.database.begin() as connection:
-            sends.resume(connection, one[0])
+            brake.resume(connection, one[0])
         sweeper.sweep(world.database, world.settings)
         assert world.progress(one[0]).state == "done"
 

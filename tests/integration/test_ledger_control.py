@@ -20,7 +20,7 @@ import pytest
 from pushq import metrics
 from pushq.embedded.postgres import PostgresServer
 from pushq.errors import InvalidRequest
-from pushq.ledger import sends, sweeper
+from pushq.ledger import brake, sends, sweeper
 from pushq.ledger.export import (
     FIELDS,
     FORMATS,
@@ -119,7 +119,7 @@ def bytes_agree(world: World, send_id: uuid.UUID) -> Counter[str]:
 
 def stop(world: World, send_id: uuid.UUID) -> bool:
     with world.database.begin() as connection:
-        return sends.stop(connection, send_id, state="cancelled", error=None)
+        return brake.stop(connection, send_id, state="cancelled", error=None)
 
 
 class TestStop:
@@ -177,7 +177,7 @@ class TestStop:
         if swept:
             world.let_leases_end(send_id)
             sweeper.sweep(world.database, world.settings)
-        counter = metrics.unknown.labels("shop", "apns", sends.SEND_STOPPED)
+        counter = metrics.unknown.labels("shop", "apns", brake.SEND_STOPPED)
         before = counter._value.get()
         assert stop(world, send_id)
         world.let_leases_end(send_id)
@@ -409,19 +409,19 @@ class TestRateAndRetry:
         send_id = planned(world, 1)
         for rate in (100, 7, None):
             with world.database.begin() as connection:
-                assert sends.set_rate(connection, send_id, rate)
+                assert brake.set_rate(connection, send_id, rate)
             assert world.value("SELECT rate FROM sends") == rate
         stop(world, send_id)
         with world.database.begin() as connection:
-            assert not sends.set_rate(connection, send_id, 5)
+            assert not brake.set_rate(connection, send_id, 5)
 
     @pytest.mark.parametrize("trust", [False, True])
     def test_resuming_with_trust_reaches_workers_that_kept_the_send(self, world: World, trust: bool) -> None:
         send_id = planned(world, 1, retry={"max_attempts": 2})
         with world.database.begin() as connection:
-            sends.pause(connection, send_id, "many tokens failed")
+            brake.pause(connection, send_id, "many tokens failed")
         with world.database.begin() as connection:
-            assert sends.resume(connection, send_id, trust_rejections=trust)
+            assert brake.resume(connection, send_id, trust_rejections=trust)
             send = sends.load(connection, send_id)
         assert (send.trust_rejections, send.version, dict(send.retry)) == (
             trust,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pushq.ledger import batches, sends
+from pushq.ledger import batches, brake
 from pushq.ledger.due import requeue
 from pushq.ledger.outcomes import Outcome
 from pushq.ledger.overview import NEWEST, overview
@@ -78,7 +78,7 @@ def test_a_paused_broadcast_has_no_time_left_and_its_batches_do_not_wait(world: 
     world.let_time_pass(send_id, 50)
     assert overview(world.database).waiting_s["fcm"] > 40
     with world.database.begin() as connection:
-        sends.pause(connection, send_id)
+        brake.pause(connection, send_id)
     found = overview(world.database)
     assert found.waiting_s["fcm"] == 0
     assert found.broadcasts[0].eta_s is None

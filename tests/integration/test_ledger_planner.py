@@ -18,7 +18,7 @@ from sqlalchemy import event
 from pushq.audience import segments
 from pushq.embedded.postgres import PostgresServer
 from pushq.errors import ServiceUnavailable
-from pushq.ledger import planner, sends, sweeper
+from pushq.ledger import brake, planner, sends, sweeper
 from pushq.ledger.orders import DeliverBatch, PlanShard
 from pushq.ledger.planner import MAX_SCAN, next_scan_limit
 from pushq.ledger.release import top_up
@@ -298,13 +298,13 @@ def test_a_paused_send_is_not_planned_and_goes_on_where_it_stood(world: World) -
     send_id = world.accept()
     planner.plan_page(world.database, world.settings, send_id, 0)
     with world.database.begin() as connection:
-        assert sends.pause(connection, send_id)
+        assert brake.pause(connection, send_id)
     before = world.planned_devices(send_id)
     assert before
     assert world.plan(send_id) == []
     assert world.planned_devices(send_id) == before
     with world.database.begin() as connection:
-        assert sends.resume(connection, send_id)
+        assert brake.resume(connection, send_id)
     # Its planning orders were dropped while it was paused; the sweeper issues them at once.
     issued = {o.shard_no for o in sweeper.sweep(world.database, world.settings) if isinstance(o, PlanShard)}
     assert issued == set(range(sends.SHARDS))
@@ -317,7 +317,7 @@ def test_a_stopped_send_is_not_planned_any_further(world: World) -> None:
     send_id = world.accept()
     planner.plan_page(world.database, world.settings, send_id, 0)
     with world.database.begin() as connection:
-        assert sends.stop(connection, send_id, state="cancelled", error=None)
+        assert brake.stop(connection, send_id, state="cancelled", error=None)
     assert world.plan(send_id) == []
     planned = len(world.planned_devices(send_id))
     assert world.totals(send_id) == {"devices": planned, "cancelled": planned}

@@ -20,7 +20,7 @@ from sqlalchemy import event
 from pushq import control
 from pushq.app_settings import load_apps
 from pushq.audience import segments
-from pushq.ledger import planner, sends, sweeper
+from pushq.ledger import brake, planner, sends, sweeper
 from pushq.ledger.orders import ProcessDeadLetters
 from pushq.ledger.progress import parked, reasons, recent, waiting_dead_letters
 from pushq.mock import MockProcess
@@ -128,13 +128,13 @@ def cycle(world: World, redis_url: str, mock: MockProcess, devices: int) -> list
         for order in left:
             assert isinstance(order, ProcessDeadLetters)
             invalidate_from_dead_letters(world.database, order.send_id, order.batch_no)
-        for change in (sends.pause, sends.resume):
+        for change in (brake.pause, brake.resume):
             with world.database.begin() as connection:
                 change(connection, send_id)
         urgent = world.accept(audience={"user_ids": [2, 3, 4]}, kind="transactional")
         planner.plan_page(world.database, world.settings, urgent, sends.EXPLICIT_SHARD)
         with world.database.begin() as connection:
-            sends.stop(connection, urgent, state="cancelled", error=None)
+            brake.stop(connection, urgent, state="cancelled", error=None)
         found_progress = world.progress(send_id)
         reasons(world.database, send_id)
         waiting_dead_letters(world.database, send_id)

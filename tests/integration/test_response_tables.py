@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY
 
 from pushq.app_settings import load_apps
 from pushq.embedded.redis import RedisServer
-from pushq.ledger import sends
+from pushq.ledger import brake
 from pushq.ledger.outcomes import Outcome
 from pushq.mock import MockProcess
 from pushq.tokens.invalidation import invalidate_from_dead_letters
@@ -340,7 +340,7 @@ class Trial:
         self.mock.set_faults([])
         if observed.state == "paused":
             with self.world.database.begin() as connection:
-                sends.resume(connection, send_id)
+                brake.resume(connection, send_id)
         self._on(send_id)
         self._look_again(send_id, user, observed)
         return observed

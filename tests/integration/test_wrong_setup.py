@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pushq.app_settings import AppSettings
-from pushq.ledger import sends
+from pushq.ledger import brake
 from pushq.mock import MockProcess
 from pushq.tokens.invalidation import invalidate_from_dead_letters
 from tests.integration.ledger_world import APP, Worker, World, open_worker, token
@@ -65,7 +65,7 @@ def reasons(world: World) -> set[tuple[str, str]]:
 
 def resume(world: World, send_id: uuid.UUID, *, trust_rejections: bool = False) -> None:
     with world.database.begin() as connection:
-        assert sends.resume(connection, send_id, trust_rejections=trust_rejections)
+        assert brake.resume(connection, send_id, trust_rejections=trust_rejections)
     # As the sweeper would publish them, a minute later.
     world.let_time_pass(send_id, 60)
     world.change(
