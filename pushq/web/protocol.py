@@ -34,7 +34,7 @@ class Protocol(HttpToolsProtocol):
 
     _head_due: asyncio.TimerHandle | None = None
     _in_head = True
-    _took_body = False
+    _progress = False
     _unread = 0  # bytes taken since something came of them
     _over = False  # nothing that comes is looked at any more
     _replaying = False
@@ -48,24 +48,28 @@ class Protocol(HttpToolsProtocol):
             return
         if self._head_due is None and self._idle():
             self._await_head()
-        self._took_body = False
+        self._progress = False
         self._unset_keepalive_if_required()
         self._feed(data)
         if not self._idle():
             self._stop_waiting()
-        self._unread = self._unread + len(data) if self._in_head or not self._took_body else 0
+        self._unread = 0 if self._progress else self._unread + len(data)
         if self._unread > MOST_HEAD and not self._over:
             self.send_400_response("")
 
     def _feed(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._go_on_without_upgrade()
-            self._feed(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.logger.warning("Invalid HTTP request received.")
-            self.send_400_response("")
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._go_on_without_upgrade()
+                rest = rest[upgrade.args[0] :]
+                continue
+            except httptools.HttpParserError:
+                self.logger.warning("Invalid HTTP request received.")
+                self.send_400_response("")
+            return
 
     def _go_on_without_upgrade(self) -> None:
         """llhttp takes what follows a request with ``Upgrade`` for another protocol, its body too. No other is spoken here, and RFC 9110
@@ -102,17 +106,17 @@ class Protocol(HttpToolsProtocol):
             return
         if self.url[:1] != b"/" or self.parser.get_http_version() not in _VERSIONS:
             raise Unserved
-        self._in_head, self._unread = False, 0
+        self._in_head, self._progress = False, True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._took_body = True
+        self._progress = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade() and self._framing():
             return  # it only seems to be
-        self._in_head, self._unread = True, 0
+        self._in_head = self._progress = True
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

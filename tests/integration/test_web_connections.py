@@ -59,3 +59,9 @@ def test_who_would_rather_speak_another_protocol_is_served_in_this_one(web: Web)
         said = web.raw(request + after + after, answers=3)
         assert said.startswith(b"HTTP/1.1 202 "), said[:300]
         assert said.count(b"HTTP/1.1 200 ") == 2, said
+
+
+def test_thousands_of_such_offers_at_once_are_as_many_requests(web: Web) -> None:
+    offered = ALIVE + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    said = web.raw(offered * 2_000, answers=2_000)
+    assert said.count(b"HTTP/1.1 200 ") == 2_000
