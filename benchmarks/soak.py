@@ -195,7 +195,8 @@ def main() -> int:
     print(markdown(document))
     if options.write:
         RESULTS_FILE.write_text(replace_section(RESULTS_FILE.read_text(), "soak", markdown(document)))
-        longest = max(document.values(), key=lambda kept: float(kept["seconds"]))
+        # Of several that were as long, the latest.
+        longest = max(document.values(), key=lambda kept: (round(kept["seconds"] / 60), kept["started_at"]))
         CHART_FILE.write_text(chart(longest))
         print(f"written: {RESULTS_FILE.relative_to(ROOT)}, {CHART_FILE.relative_to(ROOT)}", file=sys.stderr)
     return 0
