@@ -123,9 +123,11 @@ class Protocol(HttpToolsProtocol):
         """The end of a connection on which nothing more can be understood."""
         self._over = True
         cycle: Any = self.cycle
+        if self.pipeline and cycle.more_body:
+            self.pipeline.popleft()  # the broken request itself, which nobody has begun with
+            return
         if not self._idle() and not cycle.more_body:
-            # All of the request before it is there, and may have been acted upon: it has its own answer, which then is the last.
-            cycle.keep_alive = False
+            # All of the requests before it are there, and may have been acted upon: they have their own answers, which then are the last.
             return
         if self._idle() or not cycle.response_started:
             body = orjson.dumps(
@@ -146,6 +148,12 @@ class Protocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         self._end_slowly()
+
+    def on_response_complete(self) -> None:
+        last = self._over and not self.pipeline
+        super().on_response_complete()
+        if last:
+            self._end_slowly()
 
     def _end_slowly(self) -> None:
         """Closed with unread bytes, the connection would take the answer with it (RFC 9112 section 9.6)."""

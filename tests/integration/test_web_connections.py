@@ -41,6 +41,10 @@ def test_what_follows_a_call_does_not_take_its_answer_away(web: Web) -> None:
         said = web.raw(call + behind_it, answers=2)
         assert said.startswith(b"HTTP/1.1 202 "), (name, said[:200])
         assert said.count(b"HTTP/1.1 ") == 1, f"{name}: one answer, then the end"
+    broken = authorized(web, b"Transfer-Encoding: chunked\r\n", b"zz\r\n")
+    for before in (1, 2):
+        said = web.raw(call * before + broken, answers=before + 1)
+        assert said.count(b"HTTP/1.1 202 ") == said.count(b"HTTP/1.1 ") == before, said
     said = web.raw(call + call + ALIVE + b"\r\n", answers=3)
     assert (said.count(b"HTTP/1.1 202 "), said.count(b"HTTP/1.1 200 ")) == (2, 1)
 
