@@ -19,15 +19,13 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
 from itertools import islice
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import orjson
 import redis
@@ -35,6 +33,7 @@ from sqlalchemy import Row, text
 
 from pushq import metrics
 from pushq.database import Database
+from pushq.tokens.entries import DeviceEntry, encode_entries, is_entry, tokens_at_once
 
 logger = logging.getLogger("pushq.cache")
 
@@ -84,8 +83,6 @@ SELECT d.user_id, d.id, d.app, d.environment, d.token, d.language, nullif(d.attr
        SELECT * FROM device_tokens t WHERE t.user_id = u.user_id AND t.is_active AND t.platform = :platform OFFSET 0) d
  ORDER BY d.user_id, d.id
 """)
-
-DeviceEntry: TypeAlias = "list[Any]"
 
 
 def cache_key(platform: str, user_id: int) -> str:
@@ -194,8 +191,9 @@ class TokenCache:
         started = self._clock()
         raw, epoch = self._read(platform, user_ids)
         if raw is not None and tokens_only:
-            resolved = _tokens_at_once(raw, device_ids, app)
-            if resolved is not None:
+            plain = tokens_at_once(raw, device_ids, app)
+            if plain is not None:
+                resolved = Resolved(plain, ["production"] * count, [None] * count, [None] * count, count)
                 self._count(platform, resolved)
                 return resolved
         entries = None if raw is None else self._parse([raw[user_id] for user_id in user_ids])
@@ -301,7 +299,7 @@ class TokenCache:
         """One parse for all; None for a miss."""
         try:
             parsed: list[list[DeviceEntry] | None] = orjson.loads(b"[%b]" % b",".join(raw))
-            if len(parsed) == len(raw) and all(map(_is_entry, parsed)):
+            if len(parsed) == len(raw) and all(map(is_entry, parsed)):
                 return parsed
         except orjson.JSONDecodeError:
             pass  # which of them is broken shows below, one by one
@@ -312,7 +310,7 @@ class TokenCache:
             parsed = orjson.loads(value)
         except orjson.JSONDecodeError:
             parsed = 0
-        if _is_entry(parsed):
+        if is_entry(parsed):
             return cast("list[DeviceEntry] | None", parsed)
         self.counts.malformed += 1
         logger.warning("cache_entry_malformed", extra={"bytes": len(value)})
@@ -430,67 +428,6 @@ class TokenCache:
                 keys=[cache_key(platform, user_id) for platform, user_id in some], args=[TOMBSTONE_TTL]
             )
             outage.pending.difference_update(some)
-
-
-def _tokens_at_once(raw: Mapping[int, bytes], device_ids: Sequence[int], app: str) -> Resolved | None:
-    """The tokens of all devices, cut out of the entries; None where that takes a closer look: one is missing, or is of the sandbox,
-    or a user has another app, or attributes. Parsing them makes a dozen objects for each, which costs three times as much."""
-    text = b"".join(raw.values())
-    found = _pattern(app).findall(text)
-    # So every list in the entries' lists was seen, none has attributes, which may look like anything, and no string hides a quote.
-    if (
-        not len(found) == text.count(b"[") - len(raw) == text.count(b",null]")
-        or b"{" in text
-        or b"\\" in text
-    ):
-        return None
-    tokens = list(map(dict(found).get, ",".join(map(str, device_ids)).encode().split(b",")))
-    if None in tokens:
-        return None
-    size = len(tokens)
-    return Resolved(tokens, ["production"] * size, [None] * size, [None] * size, size)
-
-
-@lru_cache(maxsize=64)
-def _pattern(app: str) -> re.Pattern[bytes]:
-    name = re.escape(orjson.dumps(app))
-    return re.compile(rb"\[(\d+)," + name + rb',"production","([^"]+)",')
-
-
-def _is_entry(value: Any) -> bool:
-    if value is None:
-        return True
-    if type(value) is not list:
-        return False
-    for device in value:
-        if type(device) is not list or len(device) != 6 or type(device[3]) is not str:
-            return False
-    return True
-
-
-def encode_entries(
-    platform: str, rows: Sequence[Sequence[Any]], *, skip: Iterable[int] = ()
-) -> list[tuple[str, bytes]]:
-    """The (key, value) pairs of users of whom at least one device was seen lately.
-
-    Args:
-        rows: user_id, id, app, environment, token, language, attributes, recent; one user's rows stand together.
-    """
-    entries: list[tuple[str, bytes]] = []
-    skipped = set(skip)
-    devices: list[DeviceEntry] = []
-    current: int | None = None
-    recent = False
-    for user_id, device_id, app, environment, token, language, attributes, is_recent in rows:
-        if user_id != current:
-            if recent and current not in skipped:
-                entries.append((f"user:{current}:tokens:{platform}", orjson.dumps(devices)))
-            current, devices, recent = user_id, [], False
-        devices.append([device_id, app, environment, token, language, attributes])
-        recent = recent or is_recent
-    if recent and current not in skipped:
-        entries.append((f"user:{current}:tokens:{platform}", orjson.dumps(devices)))
-    return entries
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Any]:

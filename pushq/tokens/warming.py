@@ -11,7 +11,8 @@ from sqlalchemy import text
 
 from pushq.database import Database
 from pushq.platforms import PLATFORMS
-from pushq.tokens.cache import MAX_READ_TO_FILL_S, RECENT, TokenCache, encode_entries
+from pushq.tokens.cache import MAX_READ_TO_FILL_S, RECENT, TokenCache
+from pushq.tokens.entries import encode_entries
 from pushq.tokens.partitions import partitions
 
 logger = logging.getLogger("pushq.cache")
