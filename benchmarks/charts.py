@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,9 +32,9 @@ class Line:
 
 def ticks(top: float, wanted: int = 6) -> list[float]:
     """Round figures from 0 to at least ``top``."""
-    if top <= 0:
-        return [0.0, 1.0]
     raw = top / wanted
+    if raw < sys.float_info.min:  # nothing, or next to it: its logarithm is no figure to go by
+        return [0.0, 1.0]
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999999)
     return [step * number for number in range(math.ceil(top / step - 1e-9) + 1)]

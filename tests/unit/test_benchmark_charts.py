@@ -6,7 +6,7 @@ import re
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks.broadcast import RUNS, draw, headline, markdown
@@ -23,6 +23,7 @@ def test_ticks_reach_the_top_and_are_few(top: float) -> None:
     assert 3 <= len(found) <= 9
 
 
+@example([(1.0, 5e-324)], True)
 @given(st.lists(st.tuples(st.floats(0.1, 1e6), st.floats(0, 1e6)), min_size=1, max_size=30), st.booleans())
 def test_a_line_stays_in_the_picture(points: list[tuple[float, float]], log_x: bool) -> None:
     picture = ET.fromstring(  # noqa: S314 - our own
