@@ -16,8 +16,8 @@ from pushq.errors import ServiceUnavailable
 from pushq.platforms import PLATFORMS
 from pushq.redis_client import open_redis
 from pushq.settings import load
-from pushq.tokens import cache as store
-from pushq.tokens import warming
+from pushq.tokens import keyspace, warming
+from pushq.tokens.cache import TokenCache
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def warm(app: str | None, platforms: tuple[str, ...], as_json: bool) -> None:
             task = bar.add_task("warm", total=None)
             report = warming.warm(
                 database,
-                store.TokenCache(opened, database, timedelta(days=settings.token_ttl_days)),
+                TokenCache(opened, database, timedelta(days=settings.token_ttl_days)),
                 app=app,
                 platforms=platforms or PLATFORMS,
                 progress=lambda devices: bar.update(task, completed=devices),
@@ -78,7 +78,7 @@ def warm(app: str | None, platforms: tuple[str, ...], as_json: bool) -> None:
 def clear(as_json: bool) -> None:
     """Remove every entry. Other keys of the same Redis stay."""
     with client() as opened:
-        removed = store.clear(opened)
+        removed = keyspace.clear(opened)
     if as_json:
         emit_json({"removed": removed})
     else:
@@ -90,7 +90,7 @@ def clear(as_json: bool) -> None:
 def stats(as_json: bool) -> None:
     """Count the entries by platform."""
     with client() as opened:
-        found = store.stats(opened)
+        found = keyspace.stats(opened)
     if as_json:
         emit_json(found)
         return

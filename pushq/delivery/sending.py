@@ -23,7 +23,7 @@ from pushq.http2 import NO_CONNECTION, Answer, Burst, Code, PoolClosed, PoolSatu
 from pushq.http2.greenlets import pause
 from pushq.ledger.batches import Fenced, Lease
 from pushq.ledger.outcomes import Outcome
-from pushq.ledger.sends import Send
+from pushq.ledger.sends import Send, partition_of_batch
 from pushq.notification import Notification
 from pushq.providers import unlisted
 from pushq.providers.answers import Effect, Scope, Verdict
@@ -165,7 +165,12 @@ class Sending:
         target, count = self._send.target, len(users)
         if target is None:
             return self._d.cache.resolve(
-                self._lease.platform, users, devices, self._send.app, tokens_only=self._renderer is None
+                self._lease.platform,
+                users,
+                devices,
+                self._send.app,
+                partition=partition_of_batch(self._lease.batch_no),
+                tokens_only=self._renderer is None,
             )
         # The provider knows the devices: the request names the target, and no token.
         return Resolved([b""] * count, [target.environment] * count, [None] * count, [None] * count)

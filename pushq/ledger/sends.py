@@ -34,6 +34,13 @@ EXPLICIT_SHARD = SHARDS
 #: Batch numbers of the shards interleave: batch_no = seq * STRIDE + shard_no.
 STRIDE = SHARDS + 1
 
+
+def partition_of_batch(batch_no: int) -> int | None:
+    """The number of the hash partition that holds all users of the batch; None if they are of several."""
+    shard = batch_no % STRIDE
+    return None if shard == EXPLICIT_SHARD else shard
+
+
 FINAL_STATES = ("done", "failed", "cancelled")
 
 #: Why a send failed whose audience is empty.

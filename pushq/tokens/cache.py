@@ -1,18 +1,19 @@
-"""The hot cache in Redis: ``user:{user_id}:tokens:{platform}`` holds the user's active devices of that platform, over all apps.
+"""The hot cache in Redis: the active devices of users, over all apps, those of neighbouring users in one entry.
 
-A value is a compact JSON list of ``[device_id, app, environment, token, language, attributes or null]``. PostgreSQL is the truth; the
+Which entry has a user is in :mod:`pushq.tokens.buckets`, what it looks like in :mod:`pushq.tokens.entries`. PostgreSQL is the truth; the
 cache may vanish at any time. What it must never do is bring back what a later change has removed, so:
 
-- A change first commits, then puts a *tombstone* (an empty value, one minute) in the entry's place. It reads as a miss. A reader that
+- A change first commits, then *strikes out* the users it concerns: their names are put before the list, and who reads the entry takes
+  nothing about them from it. Their neighbours stay. Where there is no list, the names stand alone, for a minute: a *tombstone*. A reader that
   looked into PostgreSQL before the commit wants to fill what it found; it fills only keys that do not exist, so the tombstone wins.
-- A registration writes through: it puts a tombstone with a nonce, reads PostgreSQL, and replaces the tombstone only while the nonce
-  is still its own.
+- A registration writes through: it puts a nonce into the entry, reads PostgreSQL, and writes the entry anew only while the nonce is still
+  there. Who is struck out stays so, but for the user who registers: the change of another one may not be committed yet.
 - A bulk change (an import) raises the *epoch* and unlinks the entries. Who read PostgreSQL under another epoch does not fill.
 - A reader that took longer than half a tombstone's life does not fill either.
-- When Redis cannot be reached, changes go on without it. The process remembers which entries it could not remove, up to a bound, and
-  removes them before it uses the cache again; beyond the bound it clears the cache.
+- When Redis cannot be reached, changes go on without it. The process remembers whom it could not strike out, up to a bound, and
+  does so before it uses the cache again; beyond the bound it clears the cache.
 
-A device is looked up by its id as well as by its user, and ids come from the ledger: an entry that does not have the id is a miss.
+A device is looked up by its id and its user, and both come from the ledger: an entry that does not have the device is a miss.
 """
 
 from __future__ import annotations
@@ -21,35 +22,34 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import islice
-from typing import Any, Final, cast
+from itertools import groupby, islice
+from operator import attrgetter, itemgetter
+from typing import Any, Final, Self, cast
 
-import orjson
 import redis
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 
 from pushq import metrics
 from pushq.database import Database
-from pushq.tokens.entries import DeviceEntry, encode_entries, is_entry, tokens_at_once
+from pushq.tokens.buckets import Bucket, bucket_of, buckets_of, by_bucket, cache_key
+from pushq.tokens.entries import Contents, DeviceEntry, encode, parse, sort_out, tokens_at_once
+from pushq.tokens.keyspace import EPOCH_KEY, clear
+from pushq.tokens.reading import devices_of, neighbours
 
 logger = logging.getLogger("pushq.cache")
 
 #: Seconds. Longer than any reader takes from its look into PostgreSQL to its fill.
 TOMBSTONE_TTL: Final = 60
 MAX_READ_TO_FILL_S: Final = 30.0
+#: Bytes of names before a list. Beyond it the entry is worth less than its place.
+MAX_STRUCK: Final = 256
 #: Seconds without a try after Redis failed: a batch must not wait for the time-out of a dead Redis each time.
 RETRY_AFTER_S: Final = 5.0
-#: Users seen more recently than this are kept; others would only push them out.
-RECENT: Final = timedelta(days=30)
 MAX_PENDING: Final = 100_000
 KEYS_PER_CALL: Final = 1000
-EPOCH_KEY: Final = "pushq:tokens:epoch"
-KEY_PATTERN: Final = "user:*:tokens:*"
-
-_OPEN_BRACKET: Final = ord("[")
 
 # KEYS: epoch, entries. ARGV: epoch as read, TTL in seconds, values.
 _FILL: Final = """
@@ -61,32 +61,47 @@ end
 return filled
 """
 
-# KEYS: entries. ARGV: TTL in seconds.
+# KEYS: entries. ARGV: a tombstone's TTL, bytes allowed for names, and for each entry whom to strike out. A list that is about to expire
+# becomes a tombstone: once it is gone, nothing would keep an early reader from filling it. So does one with too many names before it, and
+# then nobody's name is left: no registration may write over that.
+_STRIKE: Final = """
+for i = 1, #KEYS do
+  local value = redis.call('GET', KEYS[i])
+  local names = ARGV[i + 2] .. (value and value:match('^!?%x*([~%d%-]*)') or '')
+  local start = value and value:find('[', 1, true)
+  if value == '' or #names > tonumber(ARGV[2]) then
+    redis.call('SET', KEYS[i], '', 'EX', ARGV[1])
+  elseif start and redis.call('TTL', KEYS[i]) > tonumber(ARGV[1]) then
+    redis.call('SET', KEYS[i], names .. value:sub(start), 'KEEPTTL')
+  else
+    redis.call('SET', KEYS[i], names, 'EX', ARGV[1])
+  end
+end
+"""
+
+# KEYS: entries. ARGV: a tombstone's TTL.
 _BURY: Final = """
 for i = 1, #KEYS do redis.call('SET', KEYS[i], '', 'EX', ARGV[1]) end
 """
 
-# KEYS: entry. ARGV: the nonce that must still be there, value ('' for none), TTL in seconds.
-_REPLACE: Final = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3]) end
-return 1
+# KEYS: entry. ARGV: nonce, a tombstone's TTL, the user. Returns who else is struck out, or nothing if the entry may not be written.
+_BEGIN: Final = """
+local value = redis.call('GET', KEYS[1])
+if value == '' then return false end
+local others = ''
+for id in (value and value:match('^!?%x*([~%d%-]*)') or ''):gmatch('[%-%d]+') do
+  if id ~= ARGV[3] then others = others .. '~' .. id end
+end
+redis.call('SET', KEYS[1], ARGV[1] .. others, 'EX', ARGV[2])
+return others
 """
 
-# OFFSET 0 keeps the planner from turning this into a hash join, which reads the whole table for a batch of a small one. As it stands,
-# each user costs one descent in the one partition that can hold it (`= ANY` would try all sixteen for each).
-_DEVICES: Final = text("""
-SELECT d.user_id, d.id, d.app, d.environment, d.token, d.language, nullif(d.attributes, '{}') AS attributes,
-       d.last_seen > now() - cast(:recent AS interval) AS recent
-  FROM unnest(cast(:users AS bigint[])) AS u (user_id)
- CROSS JOIN LATERAL (
-       SELECT * FROM device_tokens t WHERE t.user_id = u.user_id AND t.is_active AND t.platform = :platform OFFSET 0) d
- ORDER BY d.user_id, d.id
-""")
-
-
-def cache_key(platform: str, user_id: int) -> str:
-    return f"user:{user_id}:tokens:{platform}"
+# KEYS: entry. ARGV: what must still be there, value, TTL in seconds.
+_REPLACE: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+return 1
+"""
 
 
 @dataclass(slots=True)
@@ -107,10 +122,28 @@ class Resolved:
     hits: int = 0
     misses: int = 0
 
+    @classmethod
+    def joined(cls, parts: Iterable[Resolved]) -> Self:
+        whole = cls([], [], [], [])
+        for part in parts:
+            whole.tokens += part.tokens
+            whole.environments += part.environments
+            whole.languages += part.languages
+            whole.attributes += part.attributes
+            whole.hits += part.hits
+            whole.misses += part.misses
+        return whole
+
 
 @dataclass(slots=True)
 class CacheCounts:
-    """What the cache did since it was made, for metrics."""
+    """What the cache did since it was made, for metrics.
+
+    Attributes:
+        hits, misses: recipients.
+        filled, malformed: entries.
+        failures: commands that Redis did not answer.
+    """
 
     hits: int = 0
     misses: int = 0
@@ -125,7 +158,7 @@ class _Outage:
 
     since: float | None = None
     retry_at: float = 0.0
-    #: (platform, user_id) of entries that should be gone and may not be.
+    #: (platform, user_id) of those who should be struck out and may not be.
     pending: set[tuple[str, int]] = field(default_factory=set)
     overflowed: bool = False
 
@@ -154,14 +187,16 @@ class TokenCache:
         self._clock = clock
         self._rng = rng or random.Random()
         self._fill = client.register_script(_FILL)
+        self._strike = client.register_script(_STRIKE)
         self._bury = client.register_script(_BURY)
+        self._begin = client.register_script(_BEGIN)
         self._replace = client.register_script(_REPLACE)
         self._outage = _Outage()
         self.counts = CacheCounts()
 
     @property
     def behind(self) -> bool:
-        """Whether entries may be in Redis that this process could not remove while Redis was away."""
+        """Whether entries may be in Redis that this process could not change while Redis was away."""
         return bool(self._outage.pending) or self._outage.overflowed
 
     # Reading
@@ -173,65 +208,67 @@ class TokenCache:
         device_ids: Sequence[int],
         app: str,
         *,
+        partition: int | None = None,
         tokens_only: bool = False,
     ) -> Resolved:
-        """Find the tokens of devices: one MGET, one query for what it does not answer, one fill.
+        """Find the tokens of devices: one MGET, a query for what it does not answer, one fill.
+
+        With users far apart each has an entry to himself, whose other users are read for nothing: of more than a thousand entries
+        a thousand are read at a time.
 
         Args:
+            partition: the one that holds all these users, if that is known.
             tokens_only: languages and attributes are of no interest, and may be missing.
 
         Raises:
             ServiceUnavailable: PostgreSQL is needed and cannot be reached. Redis may be down.
         """
         count = len(user_ids)
-        tokens: list[bytes | None] = [None] * count
-        environments: list[str | None] = [None] * count
-        languages: list[str | None] = [None] * count
-        attributes: list[dict[str, Any] | None] = [None] * count
+        buckets = buckets_of(user_ids, partition)
+        if len(buckets) > KEYS_PER_CALL:
+            step = count * KEYS_PER_CALL // len(buckets)
+            return Resolved.joined(
+                self.resolve(platform, users, devices, app, partition=partition, tokens_only=tokens_only)
+                for users, devices in zip(_chunks(user_ids, step), _chunks(device_ids, step), strict=True)
+            )
         started = self._clock()
-        raw, epoch = self._read(platform, user_ids)
-        if raw is not None and tokens_only:
-            plain = tokens_at_once(raw, device_ids, app)
+        contents, epoch = self._read(platform, buckets)
+        if tokens_only and contents.struck.isdisjoint(user_ids):
+            plain = tokens_at_once(contents.lists, device_ids, app)
             if plain is not None:
                 resolved = Resolved(plain, ["production"] * count, [None] * count, [None] * count, count)
                 self._count(platform, resolved)
                 return resolved
-        entries = None if raw is None else self._parse([raw[user_id] for user_id in user_ids])
+        resolved = Resolved([None] * count, [None] * count, [None] * count, [None] * count)
+        devices = self._parse(contents)
         missing: list[int] = []
-        if entries is None:
-            missing = list(range(count))
-        else:
-            for position, (device_id, devices) in enumerate(zip(device_ids, entries, strict=True)):
-                if devices is not None:
-                    for device in devices:
-                        if device[0] == device_id and device[1] == app:
-                            tokens[position] = device[3].encode()
-                            environments[position] = device[2]
-                            languages[position] = device[4]
-                            attributes[position] = device[5]
-                            break
-                    else:
-                        missing.append(position)
-                else:
-                    missing.append(position)
-        resolved = Resolved(tokens, environments, languages, attributes, count - len(missing), len(missing))
+        for position, (user_id, device_id) in enumerate(zip(user_ids, device_ids, strict=True)):
+            device = devices.get(device_id)
+            if (
+                device is not None
+                and device[0] == user_id
+                and device[2] == app
+                and user_id not in contents.struck
+            ):
+                resolved.tokens[position] = device[4].encode()
+                resolved.environments[position] = device[3]
+                resolved.languages[position] = device[5]
+                resolved.attributes[position] = device[6]
+            else:
+                missing.append(position)
+        resolved.hits, resolved.misses = count - len(missing), len(missing)
         if missing:
-            known = {
-                user_ids[position]
-                for position in missing
-                if entries is not None and entries[position] is not None
-            }
-            self._resolve_missing(
-                resolved,
-                platform=platform,
-                user_ids=user_ids,
-                device_ids=device_ids,
-                app=app,
-                missing=missing,
-                known=known,
-                epoch=epoch,
-                started=started,
+            rows = self._rows(
+                platform, {user_ids[position] for position in missing}, partition, contents, epoch, started
             )
+            found = {row.id: row for row in rows}
+            for position in missing:
+                row = found.get(device_ids[position])
+                if row is not None and row.user_id == user_ids[position] and row.app == app:
+                    resolved.tokens[position] = row.token.encode()
+                    resolved.environments[position] = row.environment
+                    resolved.languages[position] = row.language
+                    resolved.attributes[position] = row.attributes
         self._count(platform, resolved)
         return resolved
 
@@ -241,105 +278,95 @@ class TokenCache:
         self.counts.hits += resolved.hits
         self.counts.misses += resolved.misses
 
-    def _resolve_missing(
+    def _read(self, platform: str, buckets: list[Bucket]) -> tuple[Contents, bytes | None]:
+        """What the cache has of these buckets, and the epoch: None, beside nothing, if Redis does not answer."""
+        keys = [cache_key(platform, bucket) for bucket in buckets]
+        values = self._try(lambda: self._redis.mget([*keys, EPOCH_KEY]))
+        if values is None:
+            return Contents(), None
+        epoch = values.pop() or b""
+        return sort_out(buckets, values), epoch
+
+    def _parse(self, contents: Contents) -> dict[int, DeviceEntry]:
+        devices, broken = parse(contents.lists)
+        for bucket in broken:
+            self.counts.malformed += 1
+            logger.warning("cache_entry_malformed", extra={"bytes": len(contents.lists[bucket])})
+        return devices
+
+    def _rows(
         self,
-        resolved: Resolved,
-        *,
         platform: str,
-        user_ids: Sequence[int],
-        device_ids: Sequence[int],
-        app: str,
-        missing: list[int],
-        known: set[int],
+        users: set[int],
+        partition: int | None,
+        contents: Contents,
         epoch: bytes | None,
         started: float,
-    ) -> None:
-        rows = self._devices(platform, sorted({user_ids[position] for position in missing}))
-        by_id = {row.id: row for row in rows}
-        stale: set[int] = set()
-        for position in missing:
-            row = by_id.get(device_ids[position])
-            if row is not None and row.user_id == user_ids[position] and row.app == app:
-                resolved.tokens[position] = row.token.encode()
-                resolved.environments[position] = row.environment
-                resolved.languages[position] = row.language
-                resolved.attributes[position] = row.attributes
-                if row.user_id in known:
-                    stale.add(row.user_id)
-        if stale:
-            # An entry without a device that is there: it says too little. A tombstone, and the next reader fills it.
-            self.forget(platform, stale)
-        if epoch is not None and self._clock() - started < MAX_READ_TO_FILL_S:
-            self._fill_many(encode_entries(platform, rows, skip=known), epoch)
-
-    def _devices(self, platform: str, user_ids: Sequence[int]) -> Sequence[Row[Any]]:
-        with self._database.begin() as connection:
-            return connection.execute(
-                _DEVICES, {"users": list(user_ids), "platform": platform, "recent": RECENT}
-            ).fetchall()
-
-    def _read(self, platform: str, user_ids: Sequence[int]) -> tuple[dict[int, bytes] | None, bytes | None]:
-        """The entries by user, ``null`` for a miss, and the epoch; (None, None) if Redis does not answer."""
-        users = list(dict.fromkeys(user_ids))
-        keys = [f"user:{user_id}:tokens:{platform}" for user_id in users]
-        keys.append(EPOCH_KEY)
-
-        def read() -> list[bytes | None]:
-            return cast("list[bytes | None]", self._redis.mget(keys))
-
-        values = self._try(read)
-        if values is None:
-            return None, None
-        epoch = values.pop() or b""
-        # Entries begin with a bracket, tombstones do not.
-        raw = [value if value and value[0] == _OPEN_BRACKET else b"null" for value in values]
-        return dict(zip(users, raw, strict=True)), epoch
-
-    def _parse(self, raw: list[bytes]) -> list[list[DeviceEntry] | None]:
-        """One parse for all; None for a miss."""
-        try:
-            parsed: list[list[DeviceEntry] | None] = orjson.loads(b"[%b]" % b",".join(raw))
-            if len(parsed) == len(raw) and all(map(is_entry, parsed)):
-                return parsed
-        except orjson.JSONDecodeError:
-            pass  # which of them is broken shows below, one by one
-        return [self._parse_alone(value) for value in raw]
-
-    def _parse_alone(self, value: bytes) -> list[DeviceEntry] | None:
-        try:
-            parsed = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            parsed = 0
-        if is_entry(parsed):
-            return cast("list[DeviceEntry] | None", parsed)
-        self.counts.malformed += 1
-        logger.warning("cache_entry_malformed", extra={"bytes": len(value)})
-        return None
+    ) -> list[Row[Any]]:
+        """The devices of users whom the cache does not know; with those of their neighbours where that makes an entry."""
+        rows: list[Row[Any]] = []
+        absent = [bucket for bucket in buckets_of(users, partition) if bucket in contents.absent]
+        if absent and epoch is not None:
+            rows += neighbours(self._database, platform, absent)
+            if self._clock() - started < MAX_READ_TO_FILL_S:
+                self._fill_many(_entries(platform, rows), epoch)
+        # Also those who were not where they were looked for: what is sent does not hang on how PostgreSQL shares users out.
+        left = users.difference(row.user_id for row in rows)
+        if left:
+            alone = devices_of(self._database, platform, sorted(left))
+            # A list that lacks who was seen lately says too little: a tombstone, and after it somebody fills it.
+            stale = {
+                row.user_id: bucket
+                for row in alone
+                if row.recent and (bucket := bucket_of(row.user_id)) in contents.lists
+            }
+            if stale:
+                keys = [cache_key(platform, bucket) for bucket in dict.fromkeys(stale.values())]
+                self._change(platform, stale, lambda: self._bury(keys=keys, args=[TOMBSTONE_TTL]))
+            rows += alone
+        return rows
 
     # Writing
 
     def forget(self, platform: str, user_ids: Iterable[int]) -> None:
-        """Put tombstones in place of these users' entries. Call it after the change is committed."""
-        users = list(dict.fromkeys(user_ids))
-        for chunk in _chunks(users, KEYS_PER_CALL):
-            keys = [cache_key(platform, user_id) for user_id in chunk]
-            self._change(platform, chunk, lambda keys=keys: self._bury(keys=keys, args=[TOMBSTONE_TTL]))  # type: ignore[misc]
+        """Strike these users out. Call it after the change is committed."""
+        for chunk in _chunks(by_bucket(dict.fromkeys(user_ids)), KEYS_PER_CALL):
+            concerned = [user_id for _, of_bucket in chunk for user_id in of_bucket]
+            self._change(platform, concerned, lambda chunk=chunk: self._strike_out(platform, chunk))  # type: ignore[misc]
+
+    def _strike_out(self, platform: str, users: Sequence[tuple[Bucket, Sequence[int]]]) -> None:
+        self._strike(
+            keys=[cache_key(platform, bucket) for bucket, _ in users],
+            args=[
+                TOMBSTONE_TTL,
+                MAX_STRUCK,
+                *["".join([f"~{user_id}" for user_id in of_bucket]) for _, of_bucket in users],
+            ],
+        )
 
     def refresh(self, platform: str, user_id: int) -> None:
         """Write the user's entry anew from PostgreSQL, unless somebody else changes it meanwhile. Call it after the commit."""
-        key = cache_key(platform, user_id)
-        nonce = f"~{secrets.token_hex(8)}"
-        if not self._change(platform, [user_id], lambda: self._redis.set(key, nonce, ex=TOMBSTONE_TTL)):
+        bucket = bucket_of(user_id)
+        key, nonce = cache_key(platform, bucket), f"!{secrets.token_hex(8)}"
+        struck: list[bytes | None] = []
+        begun = self._change(
+            platform,
+            [user_id],
+            lambda: struck.append(self._begin(keys=[key], args=[nonce, TOMBSTONE_TTL, user_id])),
+        )
+        if not begun or struck[0] is None:
             return
-        entries = encode_entries(platform, self._devices(platform, [user_id]))
-        value = entries[0][1] if entries else b""
-        self._try(lambda: self._replace(keys=[key], args=[nonce, value, self._some_ttl()]))
+        others = struck[0]
+        lists = [value for _, value in _entries(platform, neighbours(self._database, platform, [bucket]))]
+        # Without a list the tombstone stays one, for its minute.
+        value, ttl = (others + lists[0], self._some_ttl()) if lists else (others, TOMBSTONE_TTL)
+        self._try(lambda: self._replace(keys=[key], args=[nonce.encode() + others, value, ttl]))
 
     def drop(self, platform: str, user_ids: Iterable[int]) -> None:
-        """Remove many users' entries after a bulk change. Call :meth:`raise_epoch` between the commit and this."""
+        """Remove the entries of many users after a bulk change. Call :meth:`raise_epoch` between the commit and this."""
         users = list(dict.fromkeys(user_ids))
         for chunk in _chunks(users, KEYS_PER_CALL * 5):
-            keys = [cache_key(platform, user_id) for user_id in chunk]
+            keys = [cache_key(platform, bucket) for bucket in buckets_of(chunk)]
             self._change(platform, chunk, lambda keys=keys: self._redis.unlink(*keys))  # type: ignore[misc]
 
     def raise_epoch(self) -> bool:
@@ -379,8 +406,8 @@ class TokenCache:
 
     # Redis being away
 
-    def _change(self, platform: str, user_ids: Sequence[int], command: Callable[[], Any]) -> bool:
-        """Run a command that removes entries; if it cannot be run now, remember whose they are."""
+    def _change(self, platform: str, user_ids: Collection[int], command: Callable[[], Any]) -> bool:
+        """Run a command that takes these users out of their entries; if it cannot be run now, remember them."""
         if self._try(lambda: (command(), True)) is not None:
             return True
         outage = self._outage
@@ -416,7 +443,7 @@ class TokenCache:
         return answer
 
     def _catch_up(self) -> None:
-        """Remove what could not be removed during an outage. Raises redis.RedisError if it is not over."""
+        """Strike out who could not be struck out during an outage. Raises redis.RedisError if it is not over."""
         outage = self._outage
         self._redis.incr(EPOCH_KEY)
         if outage.overflowed:
@@ -424,9 +451,8 @@ class TokenCache:
             outage.overflowed = False
         while outage.pending:
             some = list(islice(outage.pending, KEYS_PER_CALL))
-            self._bury(
-                keys=[cache_key(platform, user_id) for platform, user_id in some], args=[TOMBSTONE_TTL]
-            )
+            for platform, of_platform in groupby(sorted(some), itemgetter(0)):
+                self._strike_out(platform, by_bucket(user_id for _, user_id in of_platform))
             outage.pending.difference_update(some)
 
 
@@ -435,48 +461,10 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[Any]:
         yield items[start : start + size]
 
 
-@dataclass(frozen=True, slots=True)
-class CacheStats:
-    """What is in the cache.
-
-    Attributes:
-        entries: by platform, tombstones included.
-        sampled_bytes: mean memory of the entries that were looked at; 0 if there are none.
-    """
-
-    entries: dict[str, int]
-    sampled_bytes: int
-
-
-def clear(client: redis.Redis) -> int:
-    """Remove every entry; other keys of the database stay. Returns how many there were."""
-    removed = 0
-    client.incr(EPOCH_KEY)
-    for keys in _scan(client):
-        removed += client.unlink(*keys)
-    return removed
-
-
-def stats(client: redis.Redis, *, samples: int = 200) -> CacheStats:
-    """Count the entries (SCAN: nobody waits for it) and look at the memory of some."""
-    entries: dict[str, int] = {}
-    sampled: list[int] = []
-    for keys in _scan(client):
-        for key in keys:
-            platform = key.rpartition(b":")[2].decode(errors="replace")
-            entries[platform] = entries.get(platform, 0) + 1
-        for key in keys[: max(samples - len(sampled), 0)]:
-            usage = client.memory_usage(key)
-            if usage is not None:
-                sampled.append(int(usage))
-    return CacheStats(dict(sorted(entries.items())), sum(sampled) // len(sampled) if sampled else 0)
-
-
-def _scan(client: redis.Redis) -> Iterator[list[bytes]]:
-    cursor = 0
-    while True:
-        cursor, keys = cast("tuple[int, list[bytes]]", client.scan(cursor, match=KEY_PATTERN, count=5000))
-        if keys:
-            yield keys
-        if cursor == 0:
-            return
+def _entries(platform: str, rows: Sequence[Row[Any]]) -> list[tuple[str, bytes]]:
+    """The (key, value) pairs of what :func:`~pushq.tokens.reading.neighbours` read."""
+    return [
+        entry
+        for partition, of_partition in groupby(rows, attrgetter("partition"))
+        for entry in encode(platform, partition, of_partition)
+    ]

@@ -14,7 +14,7 @@ from pushq.database import Database
 from pushq.tokens.cache import TokenCache
 from pushq.tokens.device import parse_platform
 from pushq.tokens.locks import lock_bulk
-from pushq.tokens.partitions import partitions
+from pushq.tokens.partitions import partition_names
 
 logger = logging.getLogger("pushq.tokens")
 
@@ -148,7 +148,7 @@ def deactivate_unseen(
     if days < 1 or limit < 1:
         raise ValueError(f"days and limit begin at 1, found {days} and {limit}")
     deactivated = 0
-    for partition in partitions(database):
+    for partition in partition_names():
         statement = text(_UNSEEN_PAGE.format(partition=partition))
         after = {"after_user": -(2**63), "after_device": -(2**63)}
         while True:

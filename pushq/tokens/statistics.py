@@ -9,8 +9,8 @@ from typing import Any, Final
 from sqlalchemy import text
 
 from pushq.database import Database
-from pushq.tokens.cache import RECENT
-from pushq.tokens.partitions import partitions
+from pushq.tokens.partitions import partition_names
+from pushq.tokens.reading import RECENT
 
 _COUNT = """
 SELECT app, platform, environment, is_active, deactivation_reason, count(*) AS devices,
@@ -47,7 +47,7 @@ def stats(database: Database, *, recent: timedelta = RECENT) -> list[DeviceCount
         ServiceUnavailable: PostgreSQL cannot be reached.
     """
     counts: dict[tuple[str, str, str], DeviceCount] = {}
-    for partition in partitions(database):
+    for partition in partition_names():
         with database.begin() as connection:
             rows = connection.execute(text(_COUNT.format(partition=partition)), {"recent": recent}).all()
         for app, platform, environment, is_active, reason, devices, seen in rows:

@@ -64,6 +64,6 @@ def test_ctrl_c_ends_the_sending_and_tells_what_was_measured() -> None:
         "greenlets.apns",
         "memory_mb.postgresql",
         "sockets.fcm",
-        "redis_keys.user:*:tokens:apns",
+        "redis_keys.users:*:*:tokens:apns",
     } <= after.keys()
     assert report["providers"]["apns"]["answers"]["200"] > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from pushq.database import Database
 from pushq.embedded.redis import RedisServer
 from pushq.redis_client import open_redis
 from pushq.service_urls import ServiceUrl
-from pushq.tokens import Device, TokenCache, import_file, register, unregister, warm
+from pushq.tokens import Device, TokenCache, import_file, keyspace, reading, register, unregister, warm
 from pushq.tokens import cache as module
-from pushq.tokens.cache import EPOCH_KEY, TOMBSTONE_TTL, cache_key
+from pushq.tokens.buckets import bucket_of, cache_key
+from pushq.tokens.cache import MAX_STRUCK, TOMBSTONE_TTL
+from pushq.tokens.keyspace import EPOCH_KEY
 from pushq.tokens.locks import lock_token
+from pushq.tokens.partitions import partition_of
 from tests.services.faults import crash, paused
 
 DAY = timedelta(days=1)
@@ -70,12 +73,42 @@ def add(store: Database, user_id: int, number: int | None = None, **fields: Any)
     return register(store, Device(user_id=user_id, token=token(number or user_id), **fields)).device_id
 
 
+def key_of(user_id: int, platform: str = "fcm") -> str:
+    return cache_key(platform, bucket_of(user_id))
+
+
+def neighbours_of(user_id: int, count: int) -> list[int]:
+    """The first users after this one that share its entry."""
+    found = [user for user in range(user_id + 1, user_id + 256) if bucket_of(user) == bucket_of(user_id)]
+    assert len(found) >= count
+    return found[:count]
+
+
 def entry(client: redis.Redis, user_id: int) -> list[Any]:
-    value = client.get(cache_key("fcm", user_id))
+    """What the cache has of this user."""
+    value = client.get(key_of(user_id))
     assert isinstance(value, bytes)
-    parsed = orjson.loads(value)
-    assert isinstance(parsed, list)
-    return parsed
+    return [device for device in orjson.loads(value) if device[0] == user_id]
+
+
+def struck(client: redis.Redis, user_id: int) -> list[int]:
+    """Who is struck out of this user's entry."""
+    value = client.get(key_of(user_id))
+    assert isinstance(value, bytes)
+    return [int(name) for name in value.partition(b"[")[0].split(b"~")[1:]]
+
+
+def after_the_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Whoever reads a bucket's devices next is slow: something happens before it goes on."""
+    look = reading.neighbours
+
+    def slow_look(*args: Any) -> Any:
+        rows = look(*args)
+        monkeypatch.setattr(module, "neighbours", look)
+        act()
+        return rows
+
+    monkeypatch.setattr(module, "neighbours", slow_look)
 
 
 def deactivate(store: Database, device_id: int) -> None:
@@ -99,10 +132,10 @@ def test_misses_then_hits(cache: TokenCache, store: Database, client: redis.Redi
         assert found.attributes == [{"plan": "pro"}, None, None, {"plan": "pro"}]
         assert (found.hits, found.misses) == (hits, misses)
     assert entry(client, 1) == [
-        [first, "shop", "production", token(1), "de", {"plan": "pro"}],
-        [third, "news", "production", token(10), None, None],
+        [1, first, "shop", "production", token(1), "de", {"plan": "pro"}],
+        [1, third, "news", "production", token(10), None, None],
     ]
-    assert 0.94 * TTL.total_seconds() < client.ttl("user:1:tokens:fcm") <= TTL.total_seconds()
+    assert 0.94 * TTL.total_seconds() < client.ttl(key_of(1)) <= TTL.total_seconds()
     assert cache.resolve("fcm", [1], [third], "news").tokens == [token(10).encode()]
     # The same device under another app or platform is no device.
     assert cache.resolve("fcm", [1], [third], "shop").tokens == [None]
@@ -124,42 +157,43 @@ def test_misses_then_hits(cache: TokenCache, store: Database, client: redis.Redi
 def test_tokens_alone_are_those_of_a_closer_look(
     cache: TokenCache, store: Database, client: redis.Redis, odd: dict[str, Any]
 ) -> None:
-    devices = {user: add(store, user) for user in range(1, 8)}
-    second = add(store, 3, 30)
-    entries = {
-        user: [[device, "shop", "production", token(user), None, None]] for user, device in devices.items()
-    }
-    entries[3].append([second, "shop", "production", token(30), "fr", None])
-    if odd:
-        entries[5][0] = [
-            devices[5],
-            odd.get("app", "shop"),
-            odd.get("environment", "production"),
-            token(5),
-            odd.get("language"),
-            odd.get("attributes"),
-        ]
-    users, ids = [1, 2, 3, 3, *range(4, 8)], [devices[1], devices[2], devices[3], second]
-    ids += [devices[user] for user in range(4, 8)]
-    for gone in (None, b"", b"~nonce", b"[[1,2"):
-        for user, found in entries.items():
-            client.set(cache_key("fcm", user), orjson.dumps(found))
-        if gone is None:
-            client.delete(cache_key("fcm", 2))
-        else:
-            client.set(cache_key("fcm", 2), gone)
-        with_all, alone = (
-            cache.resolve("fcm", users, ids, "shop", tokens_only=tokens_only) for tokens_only in (False, True)
-        )
+    users = [1, *neighbours_of(1, 6)]
+    devices = {user: add(store, user) for user in users}
+    second = add(store, users[2], 3000)
+    entries = [
+        [user, device, "shop", "production", token(user), None, None] for user, device in devices.items()
+    ]
+    entries.append([users[2], second, "shop", "production", token(3000), "fr", None])
+    entries[4][2:4] = odd.get("app", "shop"), odd.get("environment", "production")
+    entries[4][5:] = odd.get("language"), odd.get("attributes")
+    asked = [*users, users[2]], [*devices.values(), second]
+    there = orjson.dumps(entries)
+    for value in (
+        there,
+        b"~1" + there,
+        b"~%d~999" % users[3] + there,
+        b"~999" + there,
+        None,
+        b"",
+        b"~1",
+        b"!c0ffee~1",
+        b"~[" + there,
+        b"[[1,2",
+        orjson.dumps(entries[1:]),
+    ):
+        results = []
+        for tokens_only in (False, True):
+            if value is None:
+                client.delete(key_of(1))
+            else:
+                client.set(key_of(1), value, ex=1000)
+            results.append(cache.resolve("fcm", *asked, "shop", tokens_only=tokens_only))
+        with_all, alone = results
         assert (alone.tokens, alone.environments) == (with_all.tokens, with_all.environments)
-        assert None not in alone.tokens
-    for user, found in entries.items():
-        client.set(cache_key("fcm", user), orjson.dumps(found))
-    with_all, alone = (
-        cache.resolve("fcm", users, ids, "shop", tokens_only=tokens_only) for tokens_only in (False, True)
-    )
-    assert (alone.tokens, alone.environments) == (with_all.tokens, with_all.environments)
-    assert alone.tokens[3] == token(30).encode()
+        assert (alone.hits, alone.misses) == (with_all.hits, with_all.misses)
+        expected: list[bytes | None] = [token(user).encode() for user in users]
+        expected.append(token(3000).encode())
+        assert alone.tokens == expected
 
 
 def test_one_round_trip_each_way(cache: TokenCache, store: Database, client: redis.Redis) -> None:
@@ -196,7 +230,7 @@ def test_who_was_not_seen_lately_is_not_kept(cache: TokenCache, store: Database,
     )
     found = cache.resolve("fcm", [1, 2, 2], [away, mixed, other], "shop")
     assert None not in found.tokens
-    assert client.get("user:1:tokens:fcm") is None
+    assert client.get(key_of(1)) is None
     assert len(entry(client, 2)) == 2
 
 
@@ -250,44 +284,27 @@ def test_unregistering_is_known_at_once(cache: TokenCache, store: Database) -> N
 
 
 def test_a_reader_that_saw_the_old_state_does_not_bring_it_back(
-    cache: TokenCache, store: Database, client: redis.Redis
+    cache: TokenCache, store: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The race that matters: read before the commit, fill after the tombstone."""
     old = add(store, 1)
-    look = cache._devices
-
-    def slow_look(platform: str, user_ids: Any) -> Any:
-        rows = look(platform, user_ids)
-        if user_ids == [1]:
-            cache._devices = look  # type: ignore[method-assign]
-            register(store, Device(2, "shop", "fcm", token(1)), cache=cache)
-        return rows
-
-    cache._devices = slow_look  # type: ignore[method-assign]
+    after_the_look(monkeypatch, lambda: register(store, Device(2, "shop", "fcm", token(1)), cache=cache))
     # This answer is as old as its question: it was asked before the move.
     assert cache.resolve("fcm", [1], [old], "shop").tokens == [token(1).encode()]
-    assert client.get("user:1:tokens:fcm") == b""
-    assert 0 < client.ttl("user:1:tokens:fcm") <= TOMBSTONE_TTL
+    assert client.get(key_of(1)) == b"~1~1"
+    assert 0 < client.ttl(key_of(1)) <= TOMBSTONE_TTL
     assert cache.resolve("fcm", [1], [old], "shop").tokens == [None]
 
 
 def test_a_reader_does_not_bring_back_what_an_import_changed(
-    cache: TokenCache, store: Database, client: redis.Redis, tmp_path: Path
+    cache: TokenCache, store: Database, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = add(store, 1)
     path = tmp_path / "devices.csv"
     path.write_text(f"user_id,app,platform,token\n2,shop,fcm,{token(1)}\n")
-    look = cache._devices
-
-    def slow_look(platform: str, user_ids: Any) -> Any:
-        rows = look(platform, user_ids)
-        cache._devices = look  # type: ignore[method-assign]
-        import_file(store, path, cache=cache)
-        return rows
-
-    cache._devices = slow_look  # type: ignore[method-assign]
+    after_the_look(monkeypatch, lambda: import_file(store, path, cache=cache))
     cache.resolve("fcm", [1], [old], "shop")
-    assert client.get("user:1:tokens:fcm") is None
+    assert client.get(key_of(1)) is None
     assert cache.resolve("fcm", [1], [old], "shop").tokens == [None]
 
 
@@ -309,39 +326,32 @@ def test_an_import_removes_the_entries_it_made_wrong(
 
 
 def test_a_reader_that_was_asleep_does_not_fill(
-    cache: TokenCache, store: Database, client: redis.Redis, clock: Clock
+    cache: TokenCache, store: Database, client: redis.Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than a tombstone lives: nothing in Redis would tell that something changed."""
     device = add(store, 1)
-    look = cache._devices
 
-    def asleep(platform: str, user_ids: Any) -> Any:
-        rows = look(platform, user_ids)
+    def asleep() -> None:
         clock.now += 45
-        return rows
 
-    cache._devices = asleep  # type: ignore[method-assign]
+    after_the_look(monkeypatch, asleep)
     assert cache.resolve("fcm", [1], [device], "shop").tokens == [token(1).encode()]
-    assert client.get("user:1:tokens:fcm") is None
+    assert client.get(key_of(1)) is None
 
 
 def test_of_two_registrations_the_later_one_is_written(
-    cache: TokenCache, store: Database, client: redis.Redis
+    cache: TokenCache, store: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(store, 1)
-    look = cache._devices
     seen: list[Any] = []
 
-    def slow_look(platform: str, user_ids: Any) -> Any:
-        rows = look(platform, user_ids)
-        cache._devices = look  # type: ignore[method-assign]
-        seen.append(client.get("user:1:tokens:fcm"))
+    def another() -> None:
+        seen.append(client.get(key_of(1)))
         register(store, Device(1, "shop", "fcm", token(2)), cache=cache)
-        return rows
 
-    cache._devices = slow_look  # type: ignore[method-assign]
+    after_the_look(monkeypatch, another)
     cache.refresh("fcm", 1)
-    assert seen[0].startswith(b"~")
+    assert seen[0].startswith(b"!")
     assert len(entry(client, 1)) == 2
 
 
@@ -363,13 +373,17 @@ def test_an_entry_that_lacks_a_new_device_does_not_hide_it(cache: TokenCache, st
         b"[[1,2]]",
         b'[{"a":1}]',
         b"[[]]",
-        b"~nonce",
+        b"!nonce",
         b"",
         b"null",
         b"],[",
         b"[],[]",
         b"\xff",
-        b'[[1,"shop","production",7,null,null]]',
+        b'[[1,1,"shop","production",7,null,null]]',
+        b'[["1","1","shop","production","x",null,null]]',
+        b"~1",
+        b"~",
+        b"~x[]",
     ],
 )
 def test_what_is_no_entry_is_a_miss(
@@ -377,7 +391,7 @@ def test_what_is_no_entry_is_a_miss(
 ) -> None:
     first, second = add(store, 1), add(store, 2)
     cache.resolve("fcm", [2], [second], "shop")
-    client.set("user:1:tokens:fcm", value)
+    client.set(key_of(1), value)
     found = cache.resolve("fcm", [1, 2], [first, second], "shop")
     assert found.tokens == [token(1).encode(), token(2).encode()]
     assert (found.hits, found.misses) == (1, 1)
@@ -430,14 +444,14 @@ def test_what_changed_without_redis_is_removed_when_it_is_back(
     cache: TokenCache, store: Database, redis_server: RedisServer, client: redis.Redis, clock: Clock
 ) -> None:
     old = register(store, Device(1, "shop", "fcm", token(1)), cache=cache).device_id
-    before = client.get("user:1:tokens:fcm")
+    before = client.get(key_of(1))
     assert isinstance(before, bytes)
     crash(redis_server)
     new = register(store, Device(2, "shop", "fcm", token(1)), cache=cache).device_id
     assert cache.behind
     redis_server.start()
     with redis_server.client() as other:
-        other.set("user:1:tokens:fcm", before)  # as a Redis with persistence would have it
+        other.set(key_of(1), before)  # as a Redis with persistence would have it
     clock.now += 10
     assert cache.resolve("fcm", [1, 2], [old, new], "shop").tokens == [None, token(1).encode()]
     assert not cache.behind
@@ -455,13 +469,13 @@ def test_too_much_to_remember_clears_the_cache(
     cache.forget("fcm", range(1, 50))
     redis_server.start()
     with redis_server.client() as other:
-        other.mset({cache_key("fcm", user): "[]" for user in range(1, 200)} | {"journal:1": "stays"})
+        other.mset({key_of(user): "[]" for user in range(1, 200)} | {"journal:1": "stays"})
     clock.now += 10
     device = add(store, 1)
     assert cache.resolve("fcm", [1], [device], "shop").tokens == [token(1).encode()]
     with redis_server.client() as other:
         assert other.get("journal:1") == b"stays"
-        assert other.get(cache_key("fcm", 2)) is None
+        assert other.get(key_of(2)) is None
     assert not cache.behind
 
 
@@ -469,25 +483,37 @@ def test_too_much_to_remember_clears_the_cache(
 def test_warming(cache: TokenCache, store: Database, client: redis.Redis, page: int) -> None:
     devices: dict[int, list[int]] = {}
     for n in range(1, 101):
-        user = 1 + n % 30
+        user = 1 + n % 30 * 40
         devices.setdefault(user, []).append(add(store, user, n))
-    away = add(store, 500, 500, last_seen=datetime.now(UTC) - 31 * DAY)
+    away = add(store, 5000, 500, last_seen=datetime.now(UTC) - 31 * DAY)
     deactivate(store, devices[1].pop())
-    client.set(cache_key("fcm", 2), "")
+    client.set(key_of(41), "")
     report = warm(store, cache, page=page)
     assert report.complete
     # A tombstone stays a tombstone, and who was away stays away.
-    assert (report.devices, report.entries) == (100, 29)
-    for user in set(devices) - {2}:
-        assert sorted(known[0] for known in entry(client, user)) == devices[user]
+    written = {key_of(user) for user in devices} - {key_of(41)}
+    assert (report.devices, report.entries) == (100, len(written))
+    assert set(client.keys("users:*")) == {key.encode() for key in written | {key_of(41)}}
+    for user, ids in devices.items():
+        if key_of(user) in written:
+            assert sorted(known[1] for known in entry(client, user)) == ids
     found = cache.resolve(
         "fcm",
         [user for user in devices for _ in devices[user]],
         [d for ids in devices.values() for d in ids],
         "shop",
     )
-    assert found.misses == len(devices[2])
-    assert cache.resolve("fcm", [500], [away], "shop").tokens == [token(500).encode()]
+    assert None not in found.tokens
+    assert found.misses == sum(len(ids) for user, ids in devices.items() if key_of(user) == key_of(41)) > 0
+    assert cache.resolve("fcm", [5000], [away], "shop").tokens == [token(500).encode()]
+
+
+def test_a_page_of_the_warming_ends_with_an_entry(cache: TokenCache, store: Database) -> None:
+    """Else the second page would find the entry there, and leave it with half of its users."""
+    users = [1, *neighbours_of(1, 8)]
+    devices = [add(store, user) for user in users]
+    assert warm(store, cache, page=4).entries == 1
+    assert cache.resolve("fcm", users, devices, "shop").hits == len(users)
 
 
 def test_warming_for_one_app_takes_its_users_with_all_their_devices(
@@ -496,6 +522,7 @@ def test_warming_for_one_app_takes_its_users_with_all_their_devices(
     add(store, 1)
     add(store, 2)
     add(store, 2, 20, app="news")
+    assert bucket_of(1) != bucket_of(2)
     assert warm(store, cache, app="news").entries == 1
     assert len(entry(client, 2)) == 2
     assert warm(store, cache, platforms=("apns",)).entries == 0
@@ -503,11 +530,175 @@ def test_warming_for_one_app_takes_its_users_with_all_their_devices(
 
 def test_clearing_and_counting(cache: TokenCache, client: redis.Redis) -> None:
     client.mset(
-        {cache_key("fcm", user): "[]" for user in range(1, 3001)} | {cache_key("apns", 1): "[]", "other": "x"}
+        {cache_key("fcm", (3, page)): "[]" for page in range(3000)}
+        | {cache_key("apns", (15, -1)): "[]", "other": "x"}
     )
-    found = module.stats(client)
+    found = keyspace.stats(client)
     assert found.entries == {"apns": 1, "fcm": 3000}
     assert found.sampled_bytes > 0
-    assert module.clear(client) == 3001
+    assert keyspace.clear(client) == 3001
     assert sorted(client.keys()) == [b"other", EPOCH_KEY.encode()]
-    assert module.stats(client) == module.CacheStats({}, 0)
+    assert keyspace.stats(client) == keyspace.CacheStats({}, 0)
+
+
+def test_who_asks_for_one_has_the_neighbours_kept_as_well(cache: TokenCache, store: Database) -> None:
+    users = [1, *neighbours_of(1, 2)]
+    devices = [add(store, user) for user in users]
+    assert cache.resolve("fcm", [1], [devices[0]], "shop").misses == 1
+    assert cache.resolve("fcm", users, devices, "shop").hits == 3
+
+
+def test_who_is_struck_out_leaves_the_neighbours_in(
+    cache: TokenCache, store: Database, client: redis.Redis
+) -> None:
+    users = [1, *neighbours_of(1, 2)]
+    devices = [add(store, user) for user in users]
+    cache.resolve("fcm", users, devices, "shop")
+    ttl = client.ttl(key_of(1))
+    deactivate(store, devices[1])
+    cache.forget("fcm", [users[1]])
+    for tokens_only in (False, True):
+        found = cache.resolve("fcm", users, devices, "shop", tokens_only=tokens_only)
+        assert found.tokens == [token(users[0]).encode(), None, token(users[2]).encode()]
+        assert (found.hits, found.misses) == (2, 1)
+    assert struck(client, 1) == [users[1]]
+    assert ttl - 5 <= client.ttl(key_of(1)) <= ttl
+    cache.forget("fcm", users[:2])
+    assert struck(client, 1) == [users[0], users[1], users[1]]
+
+
+def test_who_is_struck_out_and_has_a_device_makes_room_for_a_new_entry(
+    cache: TokenCache, store: Database, client: redis.Redis
+) -> None:
+    users = [1, *neighbours_of(1, 1)]
+    devices = [add(store, user) for user in users]
+    cache.resolve("fcm", users, devices, "shop")
+    cache.forget("fcm", [1])
+    assert cache.resolve("fcm", users, devices, "shop").misses == 1
+    assert client.get(key_of(1)) == b""
+    assert 0 < client.ttl(key_of(1)) <= TOMBSTONE_TTL
+    assert cache.resolve("fcm", users, devices, "shop").misses == 2
+    client.delete(key_of(1))  # a minute later
+    cache.resolve("fcm", users, devices, "shop")
+    assert cache.resolve("fcm", users, devices, "shop").hits == 2
+
+
+def test_who_was_not_seen_lately_does_not_cost_the_neighbours_their_entry(
+    cache: TokenCache, store: Database, client: redis.Redis
+) -> None:
+    users = [1, *neighbours_of(1, 1)]
+    devices = [add(store, 1), add(store, users[1], last_seen=datetime.now(UTC) - 31 * DAY)]
+    for misses in (2, 1, 1):
+        found = cache.resolve("fcm", users, devices, "shop")
+        assert (None in found.tokens, found.misses) == (False, misses)
+    assert len(entry(client, 1)) == 1
+
+
+def test_too_many_names_make_a_tombstone_that_nobody_writes_over(
+    cache: TokenCache, store: Database, client: redis.Redis
+) -> None:
+    device = add(store, 1)
+    cache.resolve("fcm", [1], [device], "shop")
+    for _ in range(MAX_STRUCK // len("~1")):
+        cache.forget("fcm", [1])
+    assert len(struck(client, 1)) == MAX_STRUCK // 2
+    cache.forget("fcm", [1])
+    for _ in range(2):
+        assert client.get(key_of(1)) == b""
+        assert 0 < client.ttl(key_of(1)) <= TOMBSTONE_TTL
+        # Among those who are no longer named may be one whose change is not committed.
+        cache.refresh("fcm", 1)
+        cache.forget("fcm", [1])
+    assert cache.resolve("fcm", [1], [device], "shop").tokens == [token(1).encode()]
+
+
+def test_a_list_about_to_expire_becomes_a_tombstone(
+    cache: TokenCache, store: Database, client: redis.Redis
+) -> None:
+    """If it went before its minute, a reader from before the change could fill the entry."""
+    device = add(store, 1)
+    cache.resolve("fcm", [1], [device], "shop")
+    client.expire(key_of(1), TOMBSTONE_TTL - 30)
+    cache.forget("fcm", [1])
+    assert client.get(key_of(1)) == b"~1"
+    assert client.ttl(key_of(1)) > TOMBSTONE_TTL - 30
+
+
+def test_a_neighbours_registration_leaves_who_is_struck_out_so(
+    cache: TokenCache, store: Database, client: redis.Redis
+) -> None:
+    """The change of who is struck out may not be committed yet: what PostgreSQL says of that user is not to be kept."""
+    (neighbour,) = neighbours_of(1, 1)
+    old = add(store, 1)
+    for begin in ("with a list", "with a tombstone"):
+        if begin == "with a list":
+            cache.resolve("fcm", [1], [old], "shop")
+        else:
+            client.delete(key_of(1))
+        cache.forget("fcm", [1])
+        near = register(store, Device(neighbour, "shop", "fcm", token(neighbour)), cache=cache).device_id
+        assert struck(client, 1) == [1]
+        assert client.ttl(key_of(1)) > TOMBSTONE_TTL
+        found = cache.resolve("fcm", [neighbour], [near], "shop")
+        assert (found.tokens, found.hits) == ([token(neighbour).encode()], 1)
+    register(store, Device(1, "shop", "fcm", token(1)), cache=cache)
+    assert struck(client, 1) == []
+    assert cache.resolve("fcm", [1, neighbour], [old, near], "shop").hits == 2
+
+
+def test_who_is_struck_out_while_a_neighbour_registers_stays_so(
+    cache: TokenCache, store: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = neighbours_of(1, 2)
+    device = add(store, 1)
+    cache.forget("fcm", [far])
+
+    def change() -> None:
+        deactivate(store, device)
+        cache.forget("fcm", [1])
+
+    after_the_look(monkeypatch, change)
+    register(store, Device(near, "shop", "fcm", token(near)), cache=cache)
+    assert client.get(key_of(1)) == b"~1~%d" % far
+    assert 0 < client.ttl(key_of(1)) <= TOMBSTONE_TTL
+    assert cache.resolve("fcm", [1], [device], "shop").tokens == [None]
+
+
+def test_the_partition_may_be_told_and_is_not_trusted(
+    cache: TokenCache, store: Database, client: redis.Redis
+) -> None:
+    device = add(store, 1)
+    wrong = (partition_of(1) + 1) % 16
+    found = cache.resolve("fcm", [1], [device], "shop", partition=wrong)
+    assert found.tokens == [token(1).encode()]
+    assert client.keys("users:*") == []
+    for misses in (1, 0):
+        found = cache.resolve("fcm", [1], [device], "shop", partition=partition_of(1))
+        assert (found.tokens, found.misses) == ([token(1).encode()], misses)
+
+
+def test_users_at_the_edges_of_bigint(cache: TokenCache, store: Database) -> None:
+    users = [-1, -(2**63) + 1, 2**63 - 1, 2**32, 255, 256]
+    devices = [add(store, user, number) for number, user in enumerate(users, 1)]
+    tokens = [token(number).encode() for number in range(1, len(users) + 1)]
+    for hits in (0, len(users)):
+        found = cache.resolve("fcm", users, devices, "shop", tokens_only=True)
+        assert (found.tokens, found.hits) == (tokens, hits)
+    cache.forget("fcm", users)
+    assert cache.resolve("fcm", users, devices, "shop").misses == len(users)
+
+
+def test_users_far_apart_are_asked_for_in_parts(
+    cache: TokenCache, store: Database, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part reads the neighbours as well, and sixteen times a batch would be much to hold."""
+    monkeypatch.setattr(module, "KEYS_PER_CALL", 3)
+    users = [n * 256 for n in range(10)] + neighbours_of(9 * 256, 4)
+    devices = [add(store, user, number) for number, user in enumerate(users, 1)]
+    tokens = [token(number).encode() for number in range(1, len(users) + 1)]
+    for hits in (0, len(users)):
+        before = client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"]
+        found = cache.resolve("fcm", users, devices, "shop", tokens_only=True)
+        assert (found.tokens, found.environments) == (tokens, ["production"] * len(users))
+        assert (found.hits >= hits, found.hits + found.misses) == (True, len(users))
+        assert client.info("commandstats")["cmdstat_mget"]["calls"] - before >= 4

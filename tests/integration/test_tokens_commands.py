@@ -95,9 +95,9 @@ def test_a_newcomers_file_becomes_a_segment(run: Run, tmp_path: Path) -> None:
     )
     ok(run("segments", "delete", "vips", "--app", "shop"))
 
-    assert "100 entries added" in ok(run("cache", "warm", "--app", "shop"))
-    assert as_json(run("cache", "stats", "--json"))["entries"] == {"fcm": 100}
-    assert as_json(run("cache", "clear", "--json")) == {"removed": 100}
+    assert "16 entries added, 100 devices read" in ok(run("cache", "warm", "--app", "shop"))
+    assert as_json(run("cache", "stats", "--json"))["entries"] == {"fcm": 16}
+    assert as_json(run("cache", "clear", "--json")) == {"removed": 16}
     counts = as_json(run("tokens", "stats", "--json"))["devices"]
     assert [(c["platform"], c["active"]) for c in counts] == [("fcm", 100)]
     assert "█" in ok(run("tokens", "stats"))

@@ -17,7 +17,7 @@ from pushq.errors import InvalidRequest
 from pushq.redis_client import open_redis
 from pushq.service_urls import ServiceUrl
 from pushq.tokens import Device, TokenCache, deactivate_unseen, invalidate_from_dead_letters, register
-from pushq.tokens.cache import cache_key
+from pushq.tokens.buckets import bucket_of, cache_key
 
 SEND = uuid.UUID(int=1)
 
@@ -156,11 +156,12 @@ def test_the_cache_is_told_also_on_a_second_run(store: Database, client: redis.R
     device = add(store, 1)
     bury(store, 1, device, since=SOON)
     cache.resolve("apns", [1], [device], "shop")
-    entry = client.get(cache_key("apns", 1))
-    assert entry
+    key = cache_key("apns", bucket_of(1))
+    entry = client.get(key)
+    assert isinstance(entry, bytes)
     invalidate_from_dead_letters(store, SEND, 0, cache=cache)
-    assert client.get(cache_key("apns", 1)) == b""
-    client.set(cache_key("apns", 1), entry)
+    assert client.get(key) == b"~1" + entry
+    client.set(key, entry)
     invalidate_from_dead_letters(store, SEND, 0, cache=cache)
     assert cache.resolve("apns", [1], [device], "shop").tokens == [None]
 

@@ -154,7 +154,7 @@ def test_the_mock_knows_every_fault_and_the_shares_add_up() -> None:
 
 def test_keys_are_named_by_what_they_have_in_common() -> None:
     assert called(b"pushq:journal:6f1c63d5-5f4e-4f7e-9d3b-1c2d3e4f5a6b:12") == "pushq:journal:*:*"
-    assert called(b"user:4711:tokens:apns") == "user:*:tokens:apns"
+    assert called(b"users:7:4711:tokens:apns") == "users:*:*:tokens:apns"
     assert called(b"push.apns.transactional") == "push.apns.transactional"
 
 
