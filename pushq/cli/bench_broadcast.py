@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from pushq.app_settings import ApnsSettings, FcmSettings
 from pushq.cli.output import console, emit_json, json_option
 from pushq.demo.devices import DEFAULT_PLATFORMS
 from pushq.loadtest import broadcast as bench
@@ -23,32 +25,57 @@ _BARS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 60
 
 
-class _Workers(click.ParamType[dict[str, int]]):
-    """``core=1,apns=2`` as a mapping."""
+class _Counts(click.ParamType[dict[str, int]]):
+    """``core=1,apns=2`` as a mapping.
+
+    Args:
+        most: the highest count of each kind.
+        needed: a kind that must be among them, and what for.
+    """
 
     name = "kind=count,..."
+
+    def __init__(self, most: Mapping[str, int], needed: tuple[str, str] | None = None) -> None:
+        self._most, self._needed = most, needed
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
         if isinstance(value, dict):
             return value
-        kinds = [
-            "core",
-            "core-transactional",
-            *(f"{p}{lane}" for p in PLATFORMS for lane in ("", "-broadcast", "-transactional")),
-        ]
         found: dict[str, int] = {}
         for part in str(value).split(","):
             kind, _, count = part.strip().partition("=")
-            if kind not in kinds or not count.isdigit() or not 1 <= int(count) <= 100:
+            if kind not in self._most:
                 self.fail(
-                    f"found {part!r}; expected kind=count with a count of 1 to 100 and one of the kinds {', '.join(kinds)}",
+                    f"found {part!r}; expected kind=count with one of the kinds {', '.join(self._most)}",
                     param,
                     ctx,
                 )
+            if not count.isdigit() or not 1 <= int(count) <= self._most[kind]:
+                self.fail(f"found {part!r}; expected a count of 1 to {self._most[kind]}", param, ctx)
             found[kind] = int(count)
-        if "core" not in found:
-            self.fail(f"found no core in {value!r}; expected one at least, which plans", param, ctx)
+        if self._needed is not None and self._needed[0] not in found:
+            kind, purpose = self._needed
+            self.fail(f"found no {kind} in {value!r}; expected one at least, {purpose}", param, ctx)
         return found
+
+
+_WORKERS = _Counts(
+    dict.fromkeys(
+        [
+            "core",
+            "core-transactional",
+            *(f"{p}{lane}" for p in PLATFORMS for lane in ("", "-broadcast", "-transactional")),
+        ],
+        100,
+    ),
+    needed=("core", "which plans"),
+)
+_CONNECTIONS = _Counts(
+    {
+        platform: table.model_fields["max_connections"].default
+        for platform, table in (("apns", ApnsSettings), ("fcm", FcmSettings))
+    }
+)
 
 
 class _Setting(click.ParamType[tuple[str, str]]):
@@ -98,8 +125,14 @@ class _Platforms(click.ParamType[tuple[str, ...]]):
 )
 @click.option(
     "--workers",
-    type=_Workers(),
+    type=_WORKERS,
     help="Processes by kind, such as core=1,apns=2,fcm=1; default: one of each that is needed.",
+)
+@click.option(
+    "--connections",
+    type=_CONNECTIONS,
+    default=",".join(f"{platform}={count}" for platform, count in bench.CONNECTIONS.items()),
+    help="Opened in advance by each worker: min_connections of the app's table.",
 )
 @click.option(
     "--transactional-rate",
@@ -135,6 +168,7 @@ def broadcast(
     dead_ratio: float,
     broker: str,
     workers: dict[str, int] | None,
+    connections: dict[str, int],
     transactional_rate: float,
     guarantee: str,
     quota: bool,
@@ -157,6 +191,7 @@ def broadcast(
         dead_ratio=dead_ratio,
         broker=broker,
         workers=workers or {},
+        connections=connections,
         transactional_rate=transactional_rate,
         guarantee=guarantee,
         quota=quota,

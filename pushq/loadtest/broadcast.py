@@ -7,7 +7,6 @@ outcome.
 from __future__ import annotations
 
 import os
-import re
 import time
 import uuid
 from collections import Counter
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from pushq.database import Database
@@ -39,6 +39,9 @@ MEMORY_EVERY: Final = 8
 #: The ledger is summed in every such look: the end is read from it, so this costs no accuracy.
 LEDGER_EVERY: Final = 2
 SETTLE_TIMEOUT_S: Final = 60.0
+CONNECT_TIMEOUT_S: Final = 60.0
+#: What is opened in advance by each worker that is meant for a hundred thousand requests a second: 5,400 at a time to APNs, 4,000 to FCM.
+CONNECTIONS: Final[Mapping[str, int]] = {"apns": 6, "fcm": 40}
 #: Where a lane of their own serves transactional sends, broadcasts stand back for them.
 BROADCAST_NICE: Final = 10
 #: Transactional calls flow for so long before the broadcast: what is measured is what it does to a service that runs.
@@ -58,6 +61,7 @@ class Plan:
     Attributes:
         devices: registered ones, of ``platforms`` in the shares of :func:`pushq.demo.devices.generate`.
         workers: processes by kind; kinds that end in ``-transactional`` serve that lane only, and leave the other to their like.
+        connections: opened in advance by each worker, by platform: ``min_connections`` of the app's table.
         settings: further PUSHQ_ variables for the workers.
         transactional_rate: calls per second beside the broadcast; 0 is none.
         quota: the mock of FCM refuses more than 600,000 requests a minute, and pushq is told so, without a ramp; else neither.
@@ -71,6 +75,7 @@ class Plan:
     dead_ratio: float = 0.03
     broker: str = "redis"
     workers: Mapping[str, int] = field(default_factory=dict)
+    connections: Mapping[str, int] = field(default_factory=lambda: dict(CONNECTIONS))
     transactional_rate: float = 0.0
     guarantee: str = "at_most_once"
     quota: bool = False
@@ -115,7 +120,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
                 settings={"PUSHQ_LOG_LEVEL": "WARNING", **plan.settings},
             )
         )
-        _set_rates(stack.mock, quota=plan.quota)
+        _configure(stack.mock, plan)
         os.environ.update(stack.environment)
         database = Database(ServiceUrl(stack.environment["PUSHQ_DATABASE_URL"]), pool_size=3)
         opening.callback(database.close)
@@ -125,9 +130,13 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         return _Measurement(plan, stack, database, users, say).report() | {"planner_alone": planner}
 
 
-def _set_rates(mock: MockProcess, *, quota: bool) -> None:
-    """The mock's pushq.toml limits nothing; with quotas both sides know of them."""
-    if quota:
+def _configure(mock: MockProcess, plan: Plan) -> None:
+    """The mock's pushq.toml opens few connections in advance and limits nothing; with quotas both sides know of them."""
+    file = mock.config_file
+    for platform, number in plan.connections.items():
+        if platform in plan.platforms:
+            _set(file, platform, "", f"min_connections = {number}\n")
+    if plan.quota:
         mock.set_faults(
             [
                 {
@@ -137,12 +146,15 @@ def _set_rates(mock: MockProcess, *, quota: bool) -> None:
                 }
             ]
         )
-        text_ = mock.config_file.read_text(encoding="utf-8")
-        head, fcm, tail = text_.partition("[apps.shop.fcm]")
-        line = f"rate_per_minute = {QUOTA}\nramp_up_s = 0"
-        mock.config_file.write_text(
-            head + fcm + re.sub(r'rate_per_minute = "unlimited"', line, tail, count=1), encoding="utf-8"
-        )
+        _set(file, "fcm", 'rate_per_minute = "unlimited"\n', f"rate_per_minute = {QUOTA}\nramp_up_s = 0\n")
+
+
+def _set(file: Path, platform: str, before: str, after: str) -> None:
+    """Replace lines of the provider's table, or put them at its head."""
+    head, table, tail = file.read_text(encoding="utf-8").partition(f"[apps.{APP}.{platform}]\n")
+    if not table or before not in tail:
+        raise BenchFailed(f"{file.name} has no table for {platform} to be changed")
+    file.write_text(head + table + tail.replace(before, after, 1), encoding="utf-8")
 
 
 def _load(stack: Stack, plan: Plan, say: Callable[[str], None]) -> int:
@@ -225,6 +237,29 @@ def _start_workers(stack: Stack, plan: Plan, say: Callable[[str], None]) -> None
         for number in range(1, count + 1):
             stack.fleet.spawn(role, *options, name=f"{kind}-{number}")
     stack.fleet.await_ready()
+    _await_connections(stack, plan, workers)
+
+
+def _await_connections(stack: Stack, plan: Plan, workers: Mapping[str, int]) -> None:
+    """Until those are open that workers open in advance: they do so one after the other, and are ready before."""
+    expected = Counter[str]()
+    for kind, count in workers.items():
+        platform = kind.partition("-")[0]
+        expected[platform] += count * plan.connections.get(platform, 0)
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    while True:
+        stack.fleet.check_alive()
+        counted = stack.mock.stats()["platforms"]
+        missing = {
+            platform: number - counted[platform]["connections"]["open"]
+            for platform, number in expected.items()
+            if platform in plan.platforms and counted[platform]["connections"]["open"] < number
+        }
+        if not missing:
+            return
+        if time.monotonic() > deadline:
+            raise BenchFailed(f"connections not open after {CONNECT_TIMEOUT_S:g} s: {missing}")
+        time.sleep(0.1)
 
 
 class _Measurement:

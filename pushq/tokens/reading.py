@@ -60,7 +60,7 @@ SELECT user_id | {last} FROM {partition}
 """
 _PAGE: Final = """
 SELECT {columns}, t.platform FROM {partition} t
- WHERE t.is_active AND t.user_id > :after AND t.user_id <= :end ORDER BY t.user_id
+ WHERE t.is_active AND t.user_id > :after AND t.user_id <= :end ORDER BY t.user_id, t.id
 """
 #: The highest user id there can be.
 LAST_USER: Final = 2**63 - 1

@@ -62,6 +62,8 @@ def test_a_small_broadcast_with_transactional_calls_beside_it(broker: str, more:
         (("--workers", "apns=1"), "found no core"),
         (("--workers", "core=1,typo=2"), "found 'typo=2'"),
         (("--workers", "core=1,apns=0"), "found 'apns=0'"),
+        (("--connections", "fcm=65"), "expected a count of 1 to 64"),
+        (("--connections", "hms=1"), "found 'hms=1'"),
         (("--platforms", "apns,web"), "found 'apns,web'"),
         (("--setting", "BATCH=1"), "found 'BATCH=1'"),
     ],
