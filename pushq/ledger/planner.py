@@ -128,28 +128,30 @@ def _insert_page(
     table = "device_tokens" if explicit else f"device_tokens_p{shard_no:02d}"
     only_users = "AND d.user_id = ANY(CAST(:only_users AS bigint[]))" if explicit else ""
     statement = f"""
-        WITH scanned AS MATERIALIZED (
-            SELECT d.user_id, d.id, d.platform,
-                   coalesce(d.platform = ANY(CAST(:platforms AS text[])) AND ({selection.where}), false) AS matched
-            FROM {table} d
-            WHERE d.is_active AND d.app = :app AND (d.user_id, d.id) > (:after_user, :after_device) {only_users}
-            ORDER BY d.user_id, d.id LIMIT :scan
-        ), found AS MATERIALIZED (
-            -- Both arrays in one pass, so they agree; cut up afterwards, for numbering and sorting the rows costs three times as much.
-            SELECT platform, array_agg(user_id) AS user_ids, array_agg(id) AS device_ids, count(*)::integer AS devices
-            FROM scanned WHERE matched GROUP BY platform
+        WITH found AS MATERIALIZED (
+            -- All of it in one pass: nobody's platform is that of who was looked at and is not of the audience. Both arrays together, so they
+            -- agree; cut up afterwards, for numbering and sorting the rows costs three times as much.
+            SELECT platform, array_agg(user_id) AS user_ids, array_agg(id) AS device_ids, count(*)::integer AS devices, max(user_id) AS last_user
+            FROM (SELECT d.user_id, d.id,
+                         CASE WHEN d.platform = ANY(CAST(:platforms AS text[])) AND ({selection.where}) THEN d.platform END AS platform
+                  FROM {table} d
+                  WHERE d.is_active AND d.app = :app AND (d.user_id, d.id) > (:after_user, :after_device) {only_users}
+                  ORDER BY d.user_id, d.id LIMIT :scan) AS scanned
+            GROUP BY platform
         ), placed AS (
             SELECT platform, least(devices - n, :batch_size) AS recipients, user_ids[n + 1:n + :batch_size] AS user_ids,
                    device_ids[n + 1:n + :batch_size] AS device_ids, row_number() OVER (ORDER BY n, platform) - 1 AS seq
-            FROM found, generate_series(0, devices - 1, :batch_size) AS n
+            FROM found, generate_series(0, devices - 1, :batch_size) AS n WHERE platform IS NOT NULL
         ), inserted AS (
             INSERT INTO send_batches (send_id, batch_no, platform, recipients, user_ids, device_ids)
             SELECT :send, (:next_seq + seq) * :stride + :shard, platform, recipients, user_ids, device_ids FROM placed
             RETURNING recipients, platform
         ), last AS (
-            SELECT user_id, id FROM scanned ORDER BY user_id DESC, id DESC LIMIT 1
+            -- Not the last of the arrays: PostgreSQL may sort a small page by platform, and then their order is any.
+            SELECT last_user AS user_id, max(device_ids[n]) AS id FROM found, unnest(array_positions(user_ids, last_user)) AS n
+            GROUP BY 1 ORDER BY 1 DESC LIMIT 1
         ), totals AS (
-            SELECT (SELECT count(*) FROM scanned) AS scanned, count(*) AS batches, coalesce(sum(recipients), 0) AS matched,
+            SELECT (SELECT coalesce(sum(devices), 0) FROM found) AS scanned, count(*) AS batches, coalesce(sum(recipients), 0) AS matched,
                    coalesce(array_agg(DISTINCT platform), ARRAY[]::text[]) AS platforms
             FROM inserted
         )
