@@ -271,6 +271,7 @@ class Pool:
         member.orderly = event.code == ErrorCode.NO_ERROR
         if member.orderly and not event.refused and not connection.core.in_flight and self._was_idle(member):
             member.said_goodbye = True
+            self._note_idle_close(connection)
             _log.debug("http2_idle_goaway", extra={"pool": self.name})
             return
         self._goaways += 1
@@ -310,9 +311,7 @@ class Pool:
         ):
             reason = Reason.IDLE_CLOSED
             self._idle_closed += 1
-            # Opened for nothing and closed for nothing: another one would fare no better before there is work for it.
-            if connection.core.next_stream_id == 1 and not self._queue.waiting:
-                self._dormant = True
+            self._note_idle_close(connection)
         elif reason not in _OURS and not (member.orderly and not connection.unanswered):
             self._lost += 1
             self._complain(f"{reason}: {detail}")
@@ -334,6 +333,14 @@ class Pool:
         if self._queue.waiting and member.connection.core.next_stream_id == 1:
             return False
         return self._clock() - member.idle_since >= self._settings.idle_after_s
+
+    def _note_idle_close(self, connection: Connection) -> None:
+        """Opened for nothing and closed for nothing: another one would fare no better before there is work for it.
+
+        Known from the GOAWAY on, for a successor is looked for then, and not only once the connection has ended.
+        """
+        if connection.core.next_stream_id == 1 and not self._queue.waiting:
+            self._dormant = True
 
     def _note_leaving(self, member: Member, in_flight: int) -> None:
         """It takes no requests any more. If it was needed, so is another one, before this one has finished its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from functools import partial
 
 import gevent
@@ -124,13 +125,15 @@ def test_a_draining_connection_is_replaced_before_it_is_gone(authority: Authorit
         assert pool.stats().lost == 0, "an orderly end is no loss"
 
 
-@pytest.mark.parametrize("farewell", ["goaway", "end of stream"])
+@pytest.mark.parametrize("farewell", ["goaway", "goaway, then the end", "end of stream"])
 def test_an_idle_close_is_normal_and_silent(
     farewell: str, authority: Authority, pools: Pools, caplog: pytest.LogCaptureFixture
 ) -> None:
     def close(connection: ServerConnection) -> None:
-        if farewell == "goaway":
+        if farewell.startswith("goaway"):
             connection.goaway(MAX)
+        if farewell.endswith("then the end"):
+            time.sleep(0.1)  # on the connection's own thread: the client reads one without the other
         connection.cut()
 
     caplog.set_level(logging.INFO, "pushq.http2")
