@@ -12,11 +12,11 @@ from starlette.responses import Response
 
 from pushq.access.principal import Principal
 from pushq.errors import InvalidRequest
-from pushq.submission import Kind, Submission, submit
+from pushq.submission import MAX_KEY_LENGTH, Kind, Submission, submit
 from pushq.web.answers import Json
 from pushq.web.api.documents import gives, takes
 from pushq.web.api.parameters import app_of_call, idempotency_key, known_query
-from pushq.web.api.schemas import KEY_LENGTH, SCHEMAS
+from pushq.web.api.schemas import SCHEMAS
 from pushq.web.bodies import read_object
 from pushq.web.security import require, security_of
 from pushq.web.state import State, WebState
@@ -33,7 +33,7 @@ _KeyHeader = Annotated[
         description="Repeat it with the same body and the call is the same send; with another body the answer is 409",
         json_schema_extra={
             "minLength": 1,
-            "maxLength": KEY_LENGTH,
+            "maxLength": MAX_KEY_LENGTH,
             "pattern": "^[ -~]+$",
             "example": "order-A-17",
         },
