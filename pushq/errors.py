@@ -50,3 +50,11 @@ class ServiceUnavailable(PushqError):
 
     def __str__(self) -> str:
         return f"{self.service} cannot be reached ({self.detail}). Check that it runs and that {self.setting} is right."
+
+
+def kind(value: object) -> str:
+    """How an error message calls a value of the wrong type."""
+    if value is None:
+        return "nothing"
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"

@@ -17,8 +17,8 @@ import orjson
 from pydantic import ValidationError
 
 from pushq.audience.request import Audience, as_json, parse_audience
-from pushq.errors import InvalidRequest
-from pushq.notification import Notification, kind, parse_notification
+from pushq.errors import InvalidRequest, kind
+from pushq.notification import Notification, parse_notification
 from pushq.platforms import PLATFORMS
 from pushq.providers.apns import request as apns
 from pushq.providers.fcm import request as fcm

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from pushq.errors import InvalidRequest
-from pushq.notification import kind
+from pushq.errors import InvalidRequest, kind
 
 #: Free-form values (an activity's attributes, a web push's options) are no deeper than this: far beyond any real one.
 MAX_DEPTH: Final = 32

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
-from pushq.errors import InvalidRequest
-from pushq.notification import kind
+from pushq.errors import InvalidRequest, kind
 from pushq.providers.apns.options import CHANNEL_ID
 from pushq.providers.fcm.request import parse_condition, parse_topic
 

@@ -10,8 +10,7 @@ from typing import Any, Final
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from pushq.errors import InvalidRequest
-from pushq.notification import kind
+from pushq.errors import InvalidRequest, kind
 from pushq.web.problems import Problem
 
 #: Deeper than any message: what is below is refused before anybody walks through it.

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from pushq import notification
 from pushq.app_settings import load_apps
 from pushq.embedded.postgres import PostgresServer
 from pushq.ledger import brake, sweeper
 from pushq.ledger.orders import ProcessDeadLetters
 from pushq.ledger.replay import choose, replay
 from pushq.mock import MockProcess
+from pushq.notification import parsing
 from pushq.providers.apns import request as apns_request
 from pushq.tokens.invalidation import invalidate_from_dead_letters
 from tests.integration.ledger_world import (
@@ -250,7 +250,7 @@ class TestRefusedMessage:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """The call checks what becomes a header; what it lets through must not look like a worker that was killed."""
-        monkeypatch.setitem(notification._PARSE, "collapse_id", lambda value, name: value)
+        monkeypatch.setitem(parsing._PARSE, "collapse_id", lambda value, name: value)
         world.add_devices("apns", 2 * BATCH)
         message = {"title": "x", "collapse_id": "a\nb"}
         send_id = world.send(audience=users(2 * BATCH), guarantee=guarantee, notification=message)

@@ -12,9 +12,8 @@ from starlette.responses import Response
 
 from pushq import control
 from pushq.access.principal import Principal
-from pushq.errors import InvalidRequest
+from pushq.errors import InvalidRequest, kind
 from pushq.ledger import progress
-from pushq.notification import kind
 from pushq.web.answers import Json
 from pushq.web.api.documents import gives, gives_stream, takes
 from pushq.web.api.parameters import DEFAULT_LIMIT, Cursor, Limit, SendId, known_query

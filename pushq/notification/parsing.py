@@ -1,186 +1,33 @@
-"""The message: what the caller says, checked field by field, before any device is touched.
-
-Pure: no I/O. What a provider makes of it is in ``pushq.providers.*.request``.
-"""
+"""What the caller says, made a :class:`~pushq.notification.message.Notification`: checked field by field, before any device is touched."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import isfinite
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
-from pushq.errors import InvalidRequest
+from pushq.errors import InvalidRequest, kind
+from pushq.notification.message import (
+    FIELDS,
+    OVERRIDABLE,
+    TEXT_KEYS,
+    VARIANT_FIELDS,
+    Notification,
+    Priority,
+    fits,
+    texts_in,
+)
 from pushq.platforms import PLATFORMS
 from pushq.rendering import languages, templates
 
-Priority = Literal["high", "normal"]
-
-#: A message that no phone fetched within a day is stale, unless the caller says otherwise.
-DEFAULT_TTL_S: Final = 86_400
 #: FCM stores a message for at most 28 days (ErrorCode page of the FCM v1 reference); APNs for 30.
 MAX_TTL_S: Final = 2_419_200
 #: APNs: `apns-collapse-id` is at most 64 bytes (Apple, "Sending notification requests to APNs").
 MAX_COLLAPSE_BYTES: Final = 64
 MAX_LANGUAGES: Final = 100
-
-
-@dataclass(frozen=True)
-class Notification:
-    """One notification for every platform.
-
-    Texts may hold placeholders, ``Hello {first_name|friend}`` (see :mod:`pushq.rendering.templates`), in ``title``, ``body``,
-    ``image``, ``link``, the values of ``data_templates``, and fields of these names or named ``subtitle`` in the overrides.
-
-    Attributes:
-        title, body: what the phone shows; at least one of them, or data alone for a silent push.
-        data: string to string, handed to the app as it is: braces in it mean nothing.
-        data_templates: more of ``data``, but with placeholders in the values.
-        sound: name of the sound, ``default`` for the system's.
-        badge: number on the app's icon, 0 removes it.
-        image: https address of a picture (on iOS the app's extension reads it from the payload).
-        link: what a tap opens, such as ``https://shop.example/sale`` or ``shop://orders/{order_id}``.
-        category: which of the app's actions go with it (APNs category; Android's and HMS's click action).
-        collapse_id: a later message with the same id replaces an earlier one on the phone; at most 64 bytes.
-        ttl: seconds that the provider keeps trying, and after which pushq does not send any more; 0 means once, now.
-        priority: ``high`` wakes the phone, ``normal`` spares its battery.
-        defaults: what stands in for a value that a recipient has not, by its name.
-        languages: by language tag what is said otherwise there: some of :data:`VARIANT_FIELDS`.
-        apns, fcm, hms: for that platform only. A field of this class (:data:`OVERRIDABLE`) replaces the common one; every other key is
-            an option of the platform (``pushq.providers.<platform>.options``).
-    """
-
-    title: str | None = None
-    body: str | None = None
-    data: Mapping[str, str] = field(default_factory=dict)
-    data_templates: Mapping[str, str] = field(default_factory=dict)
-    sound: str | None = None
-    badge: int | None = None
-    image: str | None = None
-    link: str | None = None
-    category: str | None = None
-    collapse_id: str | None = None
-    ttl: int = DEFAULT_TTL_S
-    priority: Priority = "high"
-    defaults: Mapping[str, str] = field(default_factory=dict)
-    languages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    apns: Mapping[str, Any] = field(default_factory=dict)
-    fcm: Mapping[str, Any] = field(default_factory=dict)
-    hms: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def silent(self) -> bool:
-        return self.title is None and self.body is None
-
-    @property
-    def personal(self) -> bool:
-        """Whether recipients get different contents."""
-        return bool(self.languages) or bool(self.placeholders())
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON object that :func:`parse_notification` reads back; fields at their default are left out."""
-        return {key: value for key in _DEFAULTS if (value := getattr(self, key)) != _DEFAULTS[key]}
-
-    def placeholders(self) -> tuple[templates.Placeholder, ...]:
-        """All that stand in it, in whatever language and for whatever platform; each once."""
-        found = [placeholder for text in self._texts() for placeholder in templates.placeholders(text)]
-        return tuple(dict.fromkeys(found))
-
-    def for_platform(self, platform: str) -> Notification:
-        """The message as this platform gets it: its overrides applied, the others' gone. What is left in the platform's own field
-        are options of the platform."""
-        own: dict[str, Any] = {}
-        options: dict[str, Any] = {}
-        for key, value in getattr(self, platform).items():
-            if key in OVERRIDABLE and _fits(key, value):
-                own[key] = {**self.data, **value} if key == "data" else value
-            else:
-                options[key] = value
-        variants = {
-            tag: {
-                **{key: value for key, value in variant.items() if key not in PLATFORMS},
-                **({platform: variant[platform]} if platform in variant else {}),
-            }
-            for tag, variant in self.languages.items()
-        }
-        changed: dict[str, Any] = {name: {} for name in PLATFORMS}
-        return self._with(changed | {"languages": variants, platform: options} | own)
-
-    def in_language(self, tag: str | None) -> Notification:
-        """The message as the variant ``tag`` says it, without variants; None: as it is said without any."""
-        if tag is None:
-            return self._with({"languages": {}})
-        variant = dict(self.languages[tag])
-        for platform in PLATFORMS:
-            if platform in variant:
-                own = {key: value for key, value in variant[platform].items() if key in OVERRIDABLE}
-                rest = {key: value for key, value in variant[platform].items() if key not in OVERRIDABLE}
-                variant |= own
-                variant[platform] = merged(getattr(self, platform), rest)
-        return replace(self, **{**variant, "languages": {}})
-
-    def filled(self, fill: templates.Fill) -> Notification:
-        """The message with every placeholder replaced, ``data_templates`` become data, and doubled braces single.
-
-        The message must be one :meth:`in_language`.
-        """
-        changed: dict[str, Any] = {
-            name: templates.fill(text, fill) for name in _TEXTS if (text := getattr(self, name)) is not None
-        }
-        if self.data_templates:
-            changed["data"] = {
-                **self.data,
-                **{key: templates.fill(text, fill) for key, text in self.data_templates.items()},
-            }
-            changed["data_templates"] = {}
-        for platform in PLATFORMS:
-            options = getattr(self, platform)
-            if options:
-                changed[platform] = _filled(options, fill)
-        return self._with(changed)
-
-    def _with(self, changed: Mapping[str, Any]) -> Notification:
-        """Mostly nothing differs, and a copy costs more than finding that out."""
-        differs = any(getattr(self, name) != value for name, value in changed.items())
-        return replace(self, **changed) if differs else self
-
-    def plain(self) -> Notification:
-        """The message for whom nothing is known: no variants, no placeholders. Everything but its texts is as everybody gets it."""
-
-        def shortest(placeholder: templates.Placeholder) -> str:
-            default = templates.default_of(placeholder, self.defaults)
-            return "x" if default is None else default  # a letter: some texts must not be empty
-
-        return self.in_language(None).filled(shortest)
-
-    def _texts(self) -> Iterator[str]:
-        for name in _TEXTS:
-            text = getattr(self, name)
-            if text is not None:
-                yield text
-        yield from self.data_templates.values()
-        for variant in self.languages.values():
-            yield from (value for key, value in variant.items() if key in _TEXTS)
-            for platform in PLATFORMS:
-                yield from (text for _, text in _texts_in(variant.get(platform, {}), ""))
-        for platform in PLATFORMS:
-            yield from (text for _, text in _texts_in(getattr(self, platform), ""))
-
-
-FIELDS: Final = tuple(Notification.__dataclass_fields__)
-_DEFAULTS: Final = asdict(Notification())
-#: Fields that take placeholders.
-_TEXTS: Final = ("title", "body", "image", "link")
-#: The same inside of overrides, at whatever depth.
-TEXT_KEYS: Final = frozenset({*_TEXTS, "subtitle"})
-#: What a language may say otherwise: texts, and in an override for a platform again only texts.
-VARIANT_FIELDS: Final = (*_TEXTS, *PLATFORMS)
-#: What an override for a platform may replace of the message.
-OVERRIDABLE: Final = (
-    "title", "body", "data", "sound", "badge", "image", "link", "category", "priority",
-)  # fmt: skip
 
 #: FCM refuses these names in `data` (Message reference: reserved words).
 _RESERVED_DATA: Final = frozenset({"from", "message_type", "gcm", "aps"})
@@ -216,7 +63,7 @@ def parse_notification(value: object, name: str = "notification") -> Notificatio
     others: dict[str, Any] = {"languages": _languages(value.get("languages"), result, f"{name}.languages")}
     for platform in PLATFORMS:
         others[platform] = _override(value.get(platform), f"{name}.{platform}")
-    result = result._with(others)
+    result = replace(result, **others)
     for platform in PLATFORMS:
         if result.for_platform(platform).silent != result.silent:
             raise InvalidRequest(
@@ -227,22 +74,9 @@ def parse_notification(value: object, name: str = "notification") -> Notificatio
     return result
 
 
-def kind(value: object) -> str:
-    """How an error message calls a value of the wrong type."""
-    if value is None:
-        return "nothing"
-    shown = repr(value)
-    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` on top of ``base``: mappings in both are merged again, anything else is replaced."""
-    result = dict(base)
-    for key, value in over.items():
-        below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(cast("Mapping[str, Any]", below), value) if both else value
-    return result
+def fits_header(text: str) -> bool:
+    """Whether a text can be the value of an HTTP header as it is (RFC 9113 section 8.2.1), in UTF-8."""
+    return text == text.strip(" ") and _CONTROL(text) is None
 
 
 def _text(value: object, name: str) -> str | None:
@@ -285,11 +119,6 @@ def _collapse_id(value: object, name: str) -> str | None:
             name, repr(text), "no control characters, and no space at either end: it becomes a header"
         )
     return text
-
-
-def fits_header(text: str) -> bool:
-    """Whether a text can be the value of an HTTP header as it is (RFC 9113 section 8.2.1), in UTF-8."""
-    return text == text.strip(" ") and _CONTROL(text) is None
 
 
 def _priority(value: Any, name: str) -> Priority:
@@ -442,22 +271,11 @@ def _override(value: object, name: str) -> dict[str, Any]:
         raise InvalidRequest(name, kind(value), "a mapping of fields")
     result: dict[str, Any] = _plain(value, name)
     for key, item in result.items():
-        if key in OVERRIDABLE and _fits(key, item):
+        if key in OVERRIDABLE and fits(key, item):
             _PARSE[key](item, f"{name}.{key}")
-    for where, text in _texts_in(result, name):
+    for where, text in texts_in(result, name):
         templates.check(text, where)
     return result
-
-
-def _fits(key: str, value: object) -> bool:
-    """Whether it is the message's field of this name. APNs' options have a ``sound`` of their own that is a mapping, for one."""
-    if key == "data":
-        return isinstance(value, Mapping)
-    if key == "badge":
-        return isinstance(value, int)
-    if key == "priority":
-        return value in ("high", "normal")
-    return isinstance(value, str)
 
 
 #: Deeper than any provider's message.
@@ -485,33 +303,6 @@ def _plain(value: Any, name: str, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     raise InvalidRequest(name, kind(value), "a text, a number, true or false, a list or a mapping")
-
-
-def _texts_in(options: Any, where: str) -> Iterator[tuple[str, str]]:
-    """The texts in an override that may hold placeholders, and their dotted names."""
-    if isinstance(options, Mapping):
-        for key, item in options.items():
-            if isinstance(item, str):
-                if key in TEXT_KEYS:
-                    yield f"{where}.{key}", item
-            else:
-                yield from _texts_in(item, f"{where}.{key}")
-    elif isinstance(options, list):
-        for index, item in enumerate(options):
-            yield from _texts_in(item, f"{where}[{index}]")
-
-
-def _filled(options: Any, fill: templates.Fill) -> Any:
-    if isinstance(options, Mapping):
-        return {
-            key: templates.fill(item, fill)
-            if isinstance(item, str) and key in TEXT_KEYS
-            else _filled(item, fill)
-            for key, item in options.items()
-        }
-    if isinstance(options, list):
-        return [_filled(item, fill) for item in options]
-    return options
 
 
 def _known(value: Mapping[Any, Any], names: tuple[str, ...], where: str) -> None:
