@@ -33,7 +33,7 @@ from pushq.ledger.prompt import Ended
 from pushq.ledger.release import top_up
 from pushq.ledger.sends import Send
 from pushq.limits.guard import Counts
-from pushq.tokens.cache import Resolved
+from pushq.tokens.resolved import Resolved
 
 #: What has ended is settled at the latest so long after: somebody else's answer may take seconds.
 SETTLE_WITHIN_S: Final = 0.05

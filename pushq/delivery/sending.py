@@ -29,7 +29,7 @@ from pushq.providers import unlisted
 from pushq.providers.answers import Effect, Scope, Verdict
 from pushq.providers.client import ProviderClient, RequestPool
 from pushq.rendering.contents import Renderer, Values
-from pushq.tokens.cache import Resolved
+from pushq.tokens.resolved import Resolved
 
 log = logging.getLogger("pushq.delivery")
 

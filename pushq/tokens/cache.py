@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import groupby, islice
 from operator import attrgetter, itemgetter
-from typing import Any, Final, Self, cast
+from typing import Any, Final, cast
 
 import redis
 from sqlalchemy import Row
@@ -36,103 +36,19 @@ from pushq import metrics
 from pushq.database import Database
 from pushq.tokens.buckets import Bucket, bucket_of, buckets_of, by_bucket, cache_key
 from pushq.tokens.entries import Contents, DeviceEntry, encode, parse, sort_out, tokens_at_once
+from pushq.tokens.entry_scripts import TOMBSTONE_TTL, EntryScripts
 from pushq.tokens.keyspace import EPOCH_KEY, clear
 from pushq.tokens.reading import devices_of, neighbours
+from pushq.tokens.resolved import Resolved
 
 logger = logging.getLogger("pushq.cache")
 
-#: Seconds. Longer than any reader takes from its look into PostgreSQL to its fill.
-TOMBSTONE_TTL: Final = 60
-MAX_READ_TO_FILL_S: Final = 30.0
-#: Bytes of names before a list. Beyond it the entry is worth less than its place.
-MAX_STRUCK: Final = 256
+#: Half of a tombstone's life.
+MAX_READ_TO_FILL_S: Final = TOMBSTONE_TTL / 2
 #: Seconds without a try after Redis failed: a batch must not wait for the time-out of a dead Redis each time.
 RETRY_AFTER_S: Final = 5.0
 MAX_PENDING: Final = 100_000
 KEYS_PER_CALL: Final = 1000
-
-# KEYS: epoch, entries. ARGV: epoch as read, TTL in seconds, values.
-_FILL: Final = """
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
-local filled = 0
-for i = 2, #KEYS do
-  if redis.call('SET', KEYS[i], ARGV[i + 1], 'NX', 'EX', ARGV[2]) then filled = filled + 1 end
-end
-return filled
-"""
-
-# KEYS: entries. ARGV: a tombstone's TTL, bytes allowed for names, and for each entry whom to strike out. A list that is about to expire
-# becomes a tombstone: once it is gone, nothing would keep an early reader from filling it. So does one with too many names before it, and
-# then nobody's name is left: no registration may write over that.
-_STRIKE: Final = """
-for i = 1, #KEYS do
-  local value = redis.call('GET', KEYS[i])
-  local names = ARGV[i + 2] .. (value and value:match('^!?%x*([~%d%-]*)') or '')
-  local start = value and value:find('[', 1, true)
-  if value == '' or #names > tonumber(ARGV[2]) then
-    redis.call('SET', KEYS[i], '', 'EX', ARGV[1])
-  elseif start and redis.call('TTL', KEYS[i]) > tonumber(ARGV[1]) then
-    redis.call('SET', KEYS[i], names .. value:sub(start), 'KEEPTTL')
-  else
-    redis.call('SET', KEYS[i], names, 'EX', ARGV[1])
-  end
-end
-"""
-
-# KEYS: entries. ARGV: a tombstone's TTL.
-_BURY: Final = """
-for i = 1, #KEYS do redis.call('SET', KEYS[i], '', 'EX', ARGV[1]) end
-"""
-
-# KEYS: entry. ARGV: nonce, a tombstone's TTL, the user. Returns who else is struck out, or nothing if the entry may not be written.
-_BEGIN: Final = """
-local value = redis.call('GET', KEYS[1])
-if value == '' then return false end
-local others = ''
-for id in (value and value:match('^!?%x*([~%d%-]*)') or ''):gmatch('[%-%d]+') do
-  if id ~= ARGV[3] then others = others .. '~' .. id end
-end
-redis.call('SET', KEYS[1], ARGV[1] .. others, 'EX', ARGV[2])
-return others
-"""
-
-# KEYS: entry. ARGV: what must still be there, value, TTL in seconds.
-_REPLACE: Final = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
-return 1
-"""
-
-
-@dataclass(slots=True)
-class Resolved:
-    """What a batch needs to know of its devices; the lists are aligned with the ids asked for.
-
-    Attributes:
-        tokens: None where the device is no longer an active one of that user, app and platform.
-        attributes: None where there are none.
-        hits: positions answered by the cache.
-        misses: positions that PostgreSQL had to answer.
-    """
-
-    tokens: list[bytes | None]
-    environments: list[str | None]
-    languages: list[str | None]
-    attributes: list[dict[str, Any] | None]
-    hits: int = 0
-    misses: int = 0
-
-    @classmethod
-    def joined(cls, parts: Iterable[Resolved]) -> Self:
-        whole = cls([], [], [], [])
-        for part in parts:
-            whole.tokens += part.tokens
-            whole.environments += part.environments
-            whole.languages += part.languages
-            whole.attributes += part.attributes
-            whole.hits += part.hits
-            whole.misses += part.misses
-        return whole
 
 
 @dataclass(slots=True)
@@ -186,11 +102,7 @@ class TokenCache:
         self._ttl = max(int(ttl.total_seconds()), 1)
         self._clock = clock
         self._rng = rng or random.Random()
-        self._fill = client.register_script(_FILL)
-        self._strike = client.register_script(_STRIKE)
-        self._bury = client.register_script(_BURY)
-        self._begin = client.register_script(_BEGIN)
-        self._replace = client.register_script(_REPLACE)
+        self._scripts = EntryScripts(client)
         self._outage = _Outage()
         self.counts = CacheCounts()
 
@@ -322,7 +234,7 @@ class TokenCache:
             }
             if stale:
                 keys = [cache_key(platform, bucket) for bucket in dict.fromkeys(stale.values())]
-                self._change(platform, stale, lambda: self._bury(keys=keys, args=[TOMBSTONE_TTL]))
+                self._change(platform, stale, lambda: self._scripts.bury(keys))
             rows += alone
         return rows
 
@@ -332,17 +244,7 @@ class TokenCache:
         """Strike these users out. Call it after the change is committed."""
         for chunk in _chunks(by_bucket(dict.fromkeys(user_ids)), KEYS_PER_CALL):
             concerned = [user_id for _, of_bucket in chunk for user_id in of_bucket]
-            self._change(platform, concerned, lambda chunk=chunk: self._strike_out(platform, chunk))  # type: ignore[misc]
-
-    def _strike_out(self, platform: str, users: Sequence[tuple[Bucket, Sequence[int]]]) -> None:
-        self._strike(
-            keys=[cache_key(platform, bucket) for bucket, _ in users],
-            args=[
-                TOMBSTONE_TTL,
-                MAX_STRUCK,
-                *["".join([f"~{user_id}" for user_id in of_bucket]) for _, of_bucket in users],
-            ],
-        )
+            self._change(platform, concerned, lambda chunk=chunk: self._scripts.strike(platform, chunk))  # type: ignore[misc]
 
     def refresh(self, platform: str, user_id: int) -> None:
         """Write the user's entry anew from PostgreSQL, unless somebody else changes it meanwhile. Call it after the commit."""
@@ -352,7 +254,7 @@ class TokenCache:
         begun = self._change(
             platform,
             [user_id],
-            lambda: struck.append(self._begin(keys=[key], args=[nonce, TOMBSTONE_TTL, user_id])),
+            lambda: struck.append(self._scripts.begin(key, nonce, user_id)),
         )
         if not begun or struck[0] is None:
             return
@@ -360,7 +262,7 @@ class TokenCache:
         lists = [value for _, value in _entries(platform, neighbours(self._database, platform, [bucket]))]
         # Without a list the tombstone stays one, for its minute.
         value, ttl = (others + lists[0], self._some_ttl()) if lists else (others, TOMBSTONE_TTL)
-        self._try(lambda: self._replace(keys=[key], args=[nonce.encode() + others, value, ttl]))
+        self._try(lambda: self._scripts.replace(key, nonce.encode() + others, value, ttl))
 
     def drop(self, platform: str, user_ids: Iterable[int]) -> None:
         """Remove the entries of many users after a bulk change. Call :meth:`raise_epoch` between the commit and this."""
@@ -392,12 +294,10 @@ class TokenCache:
     def _fill_many(self, entries: Sequence[tuple[str, bytes]], epoch: bytes) -> int:
         filled = 0
         for chunk in _chunks(entries, KEYS_PER_CALL):
-            keys = [EPOCH_KEY, *[key for key, _ in chunk]]
-            args = [epoch, self._some_ttl(), *[value for _, value in chunk]]
-            added = self._try(lambda keys=keys, args=args: self._fill(keys=keys, args=args))  # type: ignore[misc]
+            added = self._try(lambda chunk=chunk: self._scripts.fill(chunk, epoch, self._some_ttl()))  # type: ignore[misc]
             if added is None:
                 break
-            filled += int(added)
+            filled += added
         self.counts.filled += filled
         return filled
 
@@ -452,7 +352,7 @@ class TokenCache:
         while outage.pending:
             some = list(islice(outage.pending, KEYS_PER_CALL))
             for platform, of_platform in groupby(sorted(some), itemgetter(0)):
-                self._strike_out(platform, by_bucket(user_id for _, user_id in of_platform))
+                self._scripts.strike(platform, by_bucket(user_id for _, user_id in of_platform))
             outage.pending.difference_update(some)
 
 

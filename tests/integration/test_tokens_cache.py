@@ -17,10 +17,20 @@ from pushq.database import Database
 from pushq.embedded.redis import RedisServer
 from pushq.redis_client import open_redis
 from pushq.service_urls import ServiceUrl
-from pushq.tokens import Device, TokenCache, import_file, keyspace, reading, register, unregister, warm
+from pushq.tokens import (
+    Device,
+    TokenCache,
+    entry_scripts,
+    import_file,
+    keyspace,
+    reading,
+    register,
+    unregister,
+    warm,
+)
 from pushq.tokens import cache as module
 from pushq.tokens.buckets import bucket_of, cache_key
-from pushq.tokens.cache import MAX_STRUCK, TOMBSTONE_TTL
+from pushq.tokens.entry_scripts import MAX_STRUCK, TOMBSTONE_TTL
 from pushq.tokens.keyspace import EPOCH_KEY
 from pushq.tokens.locks import lock_token
 from pushq.tokens.partitions import partition_of
@@ -207,7 +217,7 @@ def test_one_round_trip_each_way(cache: TokenCache, store: Database, client: red
     for expected in ({"cmdstat_mget": 1, "cmdstat_evalsha": 1}, {"cmdstat_mget": 1}):
         # The script is known to Redis after its first use anywhere.
         cache.forget("fcm", [10**9])
-        client.script_load(module._FILL)
+        client.script_load(entry_scripts._FILL)
         before = commands()
         statements.clear()
         cache.resolve("fcm", range(1, 101), devices, "shop")
