@@ -95,12 +95,13 @@ GRANT SELECT (send_id, batch_no, platform, state, recipients, attempt, crashes, 
 GRANT SELECT (created_at, send_id, batch_no, app, platform, outcome, status, reason, attempt, due_at, processed_at, invalidated)
     ON dead_letters TO pushq_observer;
 
--- Partitions: the planner and the imports name those of the devices, the clean-up those of the dead letters.
+-- Partitions: deliveries, the planner and the imports name those of the devices, the clean-up those of the dead letters.
 DO $$
 DECLARE
     part regclass;
 BEGIN
     FOR part IN SELECT relid FROM pg_partition_tree('device_tokens') WHERE isleaf LOOP
+        EXECUTE format('GRANT SELECT ON %s TO pushq_deliver', part);
         EXECUTE format('GRANT SELECT, UPDATE ON %s TO pushq_core', part);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE ON %s TO pushq_operator, pushq_web', part);
     END LOOP;
