@@ -17,6 +17,7 @@ from pushq.database import Database
 from pushq.ledger import brake, sends
 from pushq.ledger.orders import DeliverBatch, Order
 from pushq.ledger.release import top_up
+from pushq.platforms import PLATFORMS
 from pushq.settings import Settings
 
 #: A page never reads more devices than this, however few of them belong to the audience.
@@ -111,6 +112,13 @@ def plan_page(database: Database, settings: Settings, send_id: uuid.UUID, shard_
     return Page(orders, done, scanned, matched, transactional)
 
 
+def _arrays(name: str, condition: str) -> str:
+    return (
+        f"array_agg(user_id) FILTER (WHERE {condition}) AS {name}_users, "
+        f"array_agg(id) FILTER (WHERE {condition}) AS {name}_devices"
+    )
+
+
 def _insert_page(
     connection: Connection,
     settings: Settings,
@@ -127,17 +135,24 @@ def _insert_page(
     # The table's name is one of sixteen made here; everything that a caller can influence is a parameter.
     table = "device_tokens" if explicit else f"device_tokens_p{shard_no:02d}"
     only_users = "AND d.user_id = ANY(CAST(:only_users AS bigint[]))" if explicit else ""
+    groups: dict[str, str] = {name: f"platform = '{name}'" for name in PLATFORMS if name in platforms}
+    groups["nobody"] = "platform IS NULL"
     statement = f"""
-        WITH found AS MATERIALIZED (
-            -- All of it in one pass: nobody's platform is that of who was looked at and is not of the audience. Both arrays together, so they
-            -- agree; cut up afterwards, for numbering and sorting the rows costs three times as much.
-            SELECT platform, array_agg(user_id) AS user_ids, array_agg(id) AS device_ids, count(*)::integer AS devices, max(user_id) AS last_user
+        WITH arrays AS MATERIALIZED (
+            -- All of it in one pass: nobody's platform is that of who was looked at and is not of the audience. Without GROUP BY, for whose
+            -- sake PostgreSQL may sort the page by platform, and then users who belong together are far apart. Cut up afterwards, for
+            -- numbering the rows costs three times as much.
+            SELECT {", ".join(_arrays(name, condition) for name, condition in groups.items())}
             FROM (SELECT d.user_id, d.id,
                          CASE WHEN d.platform = ANY(CAST(:platforms AS text[])) AND ({selection.where}) THEN d.platform END AS platform
                   FROM {table} d
                   WHERE d.is_active AND d.app = :app AND (d.user_id, d.id) > (:after_user, :after_device) {only_users}
                   ORDER BY d.user_id, d.id LIMIT :scan) AS scanned
-            GROUP BY platform
+        ), found AS (
+            SELECT nullif(name, 'nobody') AS platform, user_ids, device_ids, cardinality(user_ids) AS devices
+            FROM arrays, LATERAL (VALUES {", ".join(f"('{name}', {name}_users, {name}_devices)" for name in groups)})
+                         AS of_platform (name, user_ids, device_ids)
+            WHERE user_ids IS NOT NULL
         ), placed AS (
             SELECT platform, least(devices - n, :batch_size) AS recipients, user_ids[n + 1:n + :batch_size] AS user_ids,
                    device_ids[n + 1:n + :batch_size] AS device_ids, row_number() OVER (ORDER BY n, platform) - 1 AS seq
@@ -147,9 +162,7 @@ def _insert_page(
             SELECT :send, (:next_seq + seq) * :stride + :shard, platform, recipients, user_ids, device_ids FROM placed
             RETURNING recipients, platform
         ), last AS (
-            -- Not the last of the arrays: PostgreSQL may sort a small page by platform, and then their order is any.
-            SELECT last_user AS user_id, max(device_ids[n]) AS id FROM found, unnest(array_positions(user_ids, last_user)) AS n
-            GROUP BY 1 ORDER BY 1 DESC LIMIT 1
+            SELECT user_ids[devices] AS user_id, device_ids[devices] AS id FROM found ORDER BY 1 DESC, 2 DESC LIMIT 1
         ), totals AS (
             SELECT (SELECT coalesce(sum(devices), 0) FROM found) AS scanned, count(*) AS batches, coalesce(sum(recipients), 0) AS matched,
                    coalesce(array_agg(DISTINCT platform), ARRAY[]::text[]) AS platforms

@@ -39,7 +39,7 @@ def world(postgres: PostgresServer, ledger_url: str, tmp_path: Path) -> Iterator
 
 
 def assert_planned_exactly(world: World, send_id: uuid.UUID, condition: str) -> None:
-    """Every device of the audience once, in batches that are what they say they are."""
+    """Every device of the audience once, in batches that are what they say they are and keep together who is near each other."""
     assert sorted(world.planned_devices(send_id)) == sorted(world.devices_where(condition))
     wrong = world.value(
         """
@@ -52,6 +52,13 @@ def assert_planned_exactly(world: World, send_id: uuid.UUID, condition: str) -> 
     assert wrong == 0
     sizes = [r.n for r in world.rows("SELECT recipients n FROM send_batches WHERE send_id = :id", id=send_id)]
     assert max(sizes) <= world.settings.batch_size
+    last: dict[tuple[str, int], list[int]] = {}
+    for batch in world.rows("SELECT * FROM send_batches WHERE send_id = :id ORDER BY batch_no", id=send_id):
+        devices = [list(pair) for pair in zip(batch.user_ids, batch.device_ids, strict=True)]
+        of_shard = batch.platform, batch.batch_no % sends.STRIDE
+        assert devices == sorted(devices)
+        assert devices[0] > last.get(of_shard, [])
+        last[of_shard] = devices[-1]
     shards = world.rows("SELECT * FROM send_shards WHERE send_id = :id", id=send_id)
     assert all(shard.done for shard in shards)
     assert sum(shard.matched for shard in shards) == sum(sizes)
