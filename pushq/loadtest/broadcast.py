@@ -165,8 +165,9 @@ def _load(stack: Stack, plan: Plan, say: Callable[[str], None]) -> int:
     path = stack.folder / "devices.csv"
     with path.open("w", encoding="utf-8") as file:
         write_csv(file, devices(plan), app=APP, now=datetime.now(UTC))
-    say("importing them: pushq tokens import devices.csv")
-    pushq_command("tokens", "import", str(path), "--json", timeout_s=plan.timeout_s)
+    # Else autovacuum goes through the new rows while the broadcast is measured, or the planner through pages that it never saw.
+    say("importing them: pushq tokens import devices.csv --vacuum")
+    pushq_command("tokens", "import", str(path), "--vacuum", "--json", timeout_s=plan.timeout_s)
     path.unlink()
     say("warming the token cache: pushq cache warm")
     pushq_command("cache", "warm", "--json", timeout_s=plan.timeout_s)

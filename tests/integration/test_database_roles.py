@@ -16,7 +16,9 @@ from pushq.access import audit, cleanup, keys, sessions, users
 from pushq.access.local import local
 from pushq.database import Database
 from pushq.embedded.redis import RedisServer
+from pushq.errors import InvalidRequest
 from pushq.service_urls import ServiceUrl
+from pushq.tokens import upkeep
 from tests.integration.database_roles import LOGINS, ROLES_SQL, as_role, roles
 from tests.integration.ledger_world import APP, bare_app, open_world, token
 from tests.integration.web_door import PASSWORD, Visitors
@@ -102,6 +104,19 @@ def test_each_role_has_what_access_needs(url: str) -> None:
         assert users.sign_out(operator, local(), "ada") == 0
         users.delete(operator, local(), "ada")
         assert [row.action for row in audit.read(operator)] == ["user.delete", "user.sign_out"]
+
+
+def test_who_may_not_vacuum_is_told_so_before_the_import(url: str) -> None:
+    with (
+        opened_as(url, "pushq_operator") as operator,
+        pytest.raises(InvalidRequest, match=r"^vacuum: found the role 'pushq_operator', which does not own"),
+    ):
+        upkeep.check_vacuum(operator)
+    owner = Database(ServiceUrl(url), pool_size=2)
+    try:
+        upkeep.check_vacuum(owner)
+    finally:
+        owner.close()
 
 
 def test_the_api_and_the_console_live_on_the_role_of_pushq_web(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psycopg
 import pytest
 from click.testing import CliRunner
 
@@ -54,6 +55,30 @@ def ok(done: subprocess.CompletedProcess[str]) -> str:
 
 def as_json(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(ok(done))
+
+
+def test_after_an_import_the_table_can_be_vacuumed(run: Run, database: str, tmp_path: Path) -> None:
+    (tmp_path / "devices.csv").write_text(
+        "user_id,app,platform,token\n" + "".join(f"{n},shop,fcm,{TOKEN}{n}\n" for n in range(1, 2001))
+    )
+
+    def pages() -> tuple[int, int]:
+        """Pages that hold devices, and those of them that a planner need not look into."""
+        with psycopg.connect(database) as connection:
+            row: Any = connection.execute(
+                "SELECT sum(pg_relation_size(oid) / 8192)::int, sum(relallvisible)::int FROM pg_class"
+                " WHERE relname ~ '^device_tokens_p[0-9]+$'"
+            ).fetchone()
+        return int(row[0]), int(row[1])
+
+    assert "vacuum" not in ok(run("tokens", "import", "devices.csv"))
+    filled, visible = pages()
+    assert filled >= 16
+    assert visible == 0
+    assert "table vacuumed in" in ok(run("tokens", "import", "devices.csv", "--vacuum"))
+    filled, visible = pages()
+    assert visible == filled
+    assert as_json(run("tokens", "import", "devices.csv", "--vacuum", "--json"))["vacuum_seconds"] > 0
 
 
 def test_a_newcomers_file_becomes_a_segment(run: Run, tmp_path: Path) -> None:
