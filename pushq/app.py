@@ -111,7 +111,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
                 f"pushq.deliver_together.{platform}": {"queue": PLATFORM_QUEUES[platform, "transactional"]}
                 for platform in PLATFORMS
             },
-            "pushq.dead_letter": {"queue": DEAD_LETTER},
+            "pushq.dead_letters": {"queue": DEAD_LETTER},
             "pushq.sweep": {"queue": MAINTENANCE},
             "pushq.cleanup": {"queue": MAINTENANCE},
         },

@@ -272,7 +272,7 @@ class BatchRun:
             DeliverBatch(send.id, no, lease.platform, send.transactional) for no in settled.released
         ]
         if settled.dead_letters:
-            orders.append(ProcessDeadLetters(send.id, lease.batch_no))
+            orders.append(ProcessDeadLetters(send.id, lease.batch_no, len(letters)))
         # Without a wait the sweeper publishes it: whoever held the send up decides when.
         return Step(orders, None if settled.done else retry_in or None)
 

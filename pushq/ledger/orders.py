@@ -6,7 +6,7 @@ An order is only ids. Losing one costs a delay (the sweeper issues it again), re
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,11 @@ class DeliverBatch:
 
 @dataclass(frozen=True)
 class ProcessDeadLetters:
+    """``letters``: how many there are, where that is known."""
+
     send_id: uuid.UUID
     batch_no: int
+    letters: int = field(default=1, compare=False)
 
 
 Order = PlanShard | DeliverBatch | ProcessDeadLetters

@@ -32,7 +32,7 @@ _DELIVER: Final = "pushq.deliver_batch."
 #: By task. Sweeps and clean-ups are about no send in particular.
 _SUBJECTS: Final = {
     "pushq.plan_shard": _Subject(tracing.PLAN, ("send_id", "shard_no")),
-    "pushq.dead_letter": _Subject(tracing.BURY, ("send_id", "batch_no")),
+    "pushq.dead_letters": _Subject(tracing.BURY, ("send_id", "batch_nos")),
     "pushq.send_broadcast": _Subject(tracing.ACCEPT, ()),
     "pushq.send_notification": _Subject(tracing.ACCEPT, ()),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from kombu.exceptions import OperationalError
@@ -56,6 +56,24 @@ def publish_together(orders: Iterable[DeliverBatch]) -> int:
     return sent
 
 
+def publish_dead_letters(
+    send_id: uuid.UUID, batch_nos: Sequence[int], headers: Mapping[str, str] | None
+) -> int:
+    """As :func:`publish`, for the dead letters of some batches of a send: one message. Returns how many batches.
+
+    Args:
+        headers: the send's trace; see :func:`pushq.tracing.send_headers`.
+    """
+    try:
+        app.tasks["pushq.dead_letters"].apply_async(
+            (str(send_id), list(batch_nos)), headers=headers, **to_queue(DEAD_LETTER), **PUBLISH_TIMEOUTS
+        )
+    except (OperationalError, OSError) as exc:
+        log.error("publish_failed", extra={"published": 0, "error": type(exc).__name__})
+        return 0
+    return len(batch_nos)
+
+
 def publish_later(order: DeliverBatch, countdown: int) -> None:
     """Publish an order for later. Where that fails, the sweeper does it a little after its time."""
     try:
@@ -87,10 +105,10 @@ def _publish(order: Order) -> None:
                 TRANSACTIONAL if order.transactional else BROADCAST,
             )
         case ProcessDeadLetters():
-            _send("pushq.dead_letter", order.send_id, order.batch_no, DEAD_LETTER)
+            _send("pushq.dead_letters", order.send_id, [order.batch_no], DEAD_LETTER)
 
 
-def _send(task: str, send_id: uuid.UUID, number: int, queue: str) -> None:
+def _send(task: str, send_id: uuid.UUID, number: int | list[int], queue: str) -> None:
     app.tasks[task].apply_async(
         (str(send_id), number), headers=tracing.send_headers() or None, **to_queue(queue), **PUBLISH_TIMEOUTS
     )

@@ -27,7 +27,7 @@ from pushq.ledger import cleanup, intake, planner, schema, sends, sweeper
 from pushq.ledger.batches import MAX_COUNTDOWN_S
 from pushq.ledger.intake import Call
 from pushq.ledger.journal import Journal
-from pushq.ledger.orders import DeliverBatch, PlanShard
+from pushq.ledger.orders import DeliverBatch, Order, PlanShard, ProcessDeadLetters
 from pushq.limits.gate import REDIS_CONNECT_TIMEOUT_S, REDIS_TIMEOUT_S, FleetGate
 from pushq.limits.token_guard import TokenGuard
 from pushq.platforms import PLATFORMS
@@ -38,7 +38,8 @@ from pushq.reload import ConfigState, ConfigWatch, announce
 from pushq.settings import Settings, load
 from pushq.submission import Submission
 from pushq.tasks import calls
-from pushq.tasks.publish import publish, publish_later, publish_together
+from pushq.tasks.burials import Burials
+from pushq.tasks.publish import publish, publish_dead_letters, publish_later, publish_together
 from pushq.tasks.redelivery import restore_unacknowledged
 from pushq.together import Together
 from pushq.tokens.cache import TokenCache
@@ -116,6 +117,7 @@ class Runtime:
         self._take_in = Together[Sequence[Call], list[bool]](
             self._take_in_lots, every_s=ROUND_EVERY_S, size=len
         )
+        self._burials = Burials(publish_dead_letters)
         self._kind = " ".join(platforms) or "core"
 
     def start(self) -> None:
@@ -164,6 +166,7 @@ class Runtime:
             # After a drain nothing is in flight but what has been given up.
             client.close(0.0 if self.delivery.drain.begun else grace)
         self.delivery.close()
+        self._burials.close()
         self.leases.close()
         self.database.close()
         self.redis.close()
@@ -241,7 +244,7 @@ class Runtime:
     def deliver(self, send_id: uuid.UUID, batch_no: int) -> float | None:
         """Returns the countdown for Celery's retry, or None when this message is done with."""
         step = self.delivery.run(send_id, batch_no)
-        publish(step.orders)
+        self._publish(step.orders)
         if step.retry_in is None or step.retry_in > MAX_COUNTDOWN_S:
             return None
         # Native delayed delivery counts whole seconds, and an early message would only be dropped.
@@ -249,7 +252,7 @@ class Runtime:
 
     def deliver_together(self, platform: str, keys: Sequence[tuple[uuid.UUID, int]]) -> None:
         for (send_id, batch_no), step in self.delivery.run_together(keys).items():
-            publish(step.orders)
+            self._publish(step.orders)
             if step.retry_in is not None and step.retry_in <= MAX_COUNTDOWN_S:
                 order = DeliverBatch(send_id, batch_no, platform, transactional=True)
                 publish_later(order, math.ceil(step.retry_in))
@@ -259,8 +262,15 @@ class Runtime:
         with self.database.begin() as connection:
             return sends.trace_of(connection, send_id)
 
-    def bury(self, send_id: uuid.UUID, batch_no: int) -> None:
-        invalidate_from_dead_letters(self.database, send_id, batch_no, cache=self.cache)
+    def _publish(self, orders: Sequence[Order]) -> None:
+        """Those for batches at once, those for dead letters together with others."""
+        publish(order for order in orders if not isinstance(order, ProcessDeadLetters))
+        for order in orders:
+            if isinstance(order, ProcessDeadLetters):
+                self._burials.add(order)
+
+    def bury(self, send_id: uuid.UUID, batch_nos: Sequence[int]) -> None:
+        invalidate_from_dead_letters(self.database, send_id, *batch_nos, cache=self.cache)
 
     def sweep(self) -> None:
         try:

@@ -25,7 +25,7 @@ _INVALIDATE = text("""
 WITH letters AS (
     SELECT created_at, id, user_id, device_id, platform, reason, invalid_since
       FROM dead_letters
-     WHERE send_id = :send_id AND batch_no = :batch_no AND processed_at IS NULL
+     WHERE send_id = :send_id AND batch_no = ANY(CAST(:batch_nos AS integer[])) AND processed_at IS NULL
      ORDER BY id FOR UPDATE
 ), gone AS (
     UPDATE device_tokens d
@@ -59,7 +59,7 @@ _ONE_BY_ONE = text(
 # Processed ones as well: whoever died between the commit and the cache is followed by somebody who repeats both.
 _USERS = text("""
 SELECT DISTINCT platform, user_id FROM dead_letters
- WHERE send_id = :send_id AND batch_no = :batch_no AND invalid_since IS NOT NULL
+ WHERE send_id = :send_id AND batch_no = ANY(CAST(:batch_nos AS integer[])) AND invalid_since IS NOT NULL
 """)
 
 _UNSEEN_PAGE = """
@@ -85,13 +85,13 @@ SELECT (SELECT count(*) FROM page) AS scanned,
 
 @dataclass(frozen=True, slots=True)
 class InvalidationReport:
-    """What became of the tokens of a batch's dead letters.
+    """What became of the tokens of some batches' dead letters.
 
     Attributes:
         invalidated: devices deactivated now.
         kept: registered again since they were called dead, or inactive before.
         processed: dead letters marked as processed now; 0 when the call is repeated.
-        users: (platform, user_id) of whom the provider called a token dead, in this call or an earlier one for the batch.
+        users: (platform, user_id) of whom the provider called a token dead, in this call or an earlier one for the batches.
     """
 
     invalidated: int
@@ -101,14 +101,14 @@ class InvalidationReport:
 
 
 def invalidate_from_dead_letters(
-    database: Database, send_id: UUID, batch_no: int, *, cache: TokenCache | None = None
+    database: Database, send_id: UUID, *batch_nos: int, cache: TokenCache | None = None
 ) -> InvalidationReport:
-    """Deactivate the tokens that the batch's dead letters call dead, unless they were registered after that. May be repeated.
+    """Deactivate the tokens that the batches' dead letters call dead, unless they were registered after that. May be repeated.
 
     Raises:
         ServiceUnavailable: PostgreSQL cannot be reached.
     """
-    key = {"send_id": send_id, "batch_no": batch_no}
+    key = {"send_id": send_id, "batch_nos": list(batch_nos)}
     with database.begin() as connection:
         lock_bulk(connection)
         connection.execute(_ONE_BY_ONE)
@@ -125,7 +125,7 @@ def invalidate_from_dead_letters(
             "tokens_invalidated",
             extra={
                 "send_id": str(send_id),
-                "batch_no": batch_no,
+                "batch_nos": list(batch_nos),
                 "invalidated": report.invalidated,
                 "kept": report.kept,
                 "processed": report.processed,

@@ -134,6 +134,20 @@ def test_a_device_that_died_twice_is_counted_once(store: Database) -> None:
     assert state(store)[device] == (False, "Unregistered")
 
 
+def test_some_batches_together_end_as_each_would(store: Database) -> None:
+    first, second, back, elsewhere = (add(store, n) for n in range(1, 5))
+    bury(store, 1, first, since=SOON)
+    bury(store, 2, second, since=SOON, batch_no=4)
+    bury(store, 1, first, since=-timedelta(hours=1), batch_no=4)  # in both
+    bury(store, 3, back, since=-timedelta(hours=1), batch_no=9)
+    bury(store, 4, elsewhere, since=SOON, batch_no=5)
+    report = invalidate_from_dead_letters(store, SEND, 0, 4, 9)
+    assert (report.invalidated, report.kept, report.processed) == (2, 2, 4)
+    assert sorted(report.users) == [("apns", 1), ("apns", 2), ("apns", 3)]
+    assert {device for device, (active, _) in state(store).items() if active} == {back, elsewhere}
+    assert [processed for _, processed, _ in letters(store)] == [True, True, True, True, False]
+
+
 def test_many_batches_at_once_with_the_same_devices(store: Database) -> None:
     """The same users in several batches, in different orders: no deadlock, each device invalidated once."""
     devices = {user: add(store, user) for user in range(1, 101)}

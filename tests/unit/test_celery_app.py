@@ -198,7 +198,7 @@ class TestQueues:
         assert set(pushq.tasks.__all__) == {"deliver", "entry", "maintenance", "many", "plan"}
         assert our_tasks() == [
             "pushq.cleanup",
-            "pushq.dead_letter",
+            "pushq.dead_letters",
             "pushq.deliver_batch.apns",
             "pushq.deliver_batch.fcm",
             "pushq.deliver_batch.hms",
