@@ -84,7 +84,6 @@ class RabbitMqServer(Server):
     ) -> None:
         self.installation = find_rabbitmq()
         super().__init__(sandbox, folder)
-        self._api_port, self._distribution_port = free_port(), free_port()
         self._epmd: subprocess.Popen[bytes] | None = None
         self._joins = joins
         # The nodes of a cluster share the account, Erlang's cookie and Erlang's name server.
@@ -92,6 +91,10 @@ class RabbitMqServer(Server):
         self._cookie: str = secrets.token_hex(16).upper() if joins is None else joins._cookie
         self._epmd_port: int = free_port() if joins is None else joins._epmd_port
         self.node = f"r{self.port}@localhost"
+
+    def _choose_ports(self) -> None:
+        super()._choose_ports()
+        self._api_port, self._distribution_port = free_port(), free_port()
 
     def url(self, vhost: str = "/") -> str:
         """``amqp://`` URL of a virtual host, password included."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 
 from pushq.embedded.errors import EmbeddedError, log_tail
 from pushq.embedded.sandbox import Sandbox
@@ -19,12 +21,21 @@ _POLL_S = 0.05
 _PORT_ATTEMPTS = 3
 
 
+#: How those say it that found their port taken; RabbitMQ in Erlang's way.
+_TAKEN = ("address already in use", "eaddrinuse")
+#: Where no connection gets its own port from: Linux gives them 32768 and above, other systems 49152, unless told otherwise.
+_PORTS = range(20_000, 32_768)
+_PORT_TRIES = 100
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody listens on at this moment, and that no connection is given meanwhile."""
+    for port in [*(secrets.choice(_PORTS) for _ in range(_PORT_TRIES)), 0]:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            bound: int = listener.getsockname()[1]
+            return bound
+    raise EmbeddedError("No TCP port of 127.0.0.1 is free.", "Is there a limit on this process' sockets?")
 
 
 class Server(ABC):
@@ -42,8 +53,12 @@ class Server(ABC):
         self.sandbox = sandbox
         self.folder = sandbox.folder(folder)
         self.log = sandbox.file(self.folder / "server.log", "")
-        self.port = free_port()
+        self._choose_ports()
         self.process: subprocess.Popen[bytes] | None = None
+
+    def _choose_ports(self) -> None:
+        """Set ``port``, and what else the server listens on."""
+        self.port = free_port()
 
     @abstractmethod
     def _prepare(self) -> None:
@@ -75,10 +90,10 @@ class Server(ABC):
             if (
                 ended is not None
                 and attempts < _PORT_ATTEMPTS
-                and "address already in use" in self.log_tail().lower()
+                and any(sign in self.log_tail().lower() for sign in _TAKEN)
             ):
                 attempts += 1
-                self.port = free_port()
+                self._choose_ports()
                 self.launch()
             elif ended is not None:
                 raise self._failure(f"ended with exit code {ended} instead of starting")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -24,8 +25,10 @@ from pushq.embedded import EmbeddedError, Services
 from pushq.embedded.postgres import PostgresServer
 from pushq.embedded.processes import servers_in, started
 from pushq.embedded.programs import Program, postgres_programs, redis_programs
+from pushq.embedded.rabbitmq import RabbitMqServer
 from pushq.embedded.redis import RedisServer
 from pushq.embedded.sandbox import Sandbox, sweep
+from pushq.embedded.server import free_port
 
 #: An owner in a process of its own: says where it lives, then waits to be ended.
 OWNER = """
@@ -265,6 +268,23 @@ def test_a_taken_port_is_changed_for_another(parent: Path) -> None:
         postgres.port = first.port
         postgres.start()
         assert postgres.port not in (first.port, second.port)
+
+
+def test_so_is_that_of_the_management_of_rabbitmq(parent: Path) -> None:
+    with Sandbox(parent) as sandbox, socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        server = RabbitMqServer(sandbox)
+        server._api_port = other.getsockname()[1]
+        server.start()
+        assert server._api_port != other.getsockname()[1]
+        assert server.api("GET", "/overview")["listeners"]
+
+
+def test_a_free_port_is_none_that_a_connection_may_be_given() -> None:
+    ports = [free_port() for _ in range(20)]
+    assert len(set(ports)) > 10
+    assert set(ports) <= set(range(20_000, 32_768))  # Linux gives them 32768 and above
 
 
 def test_a_server_that_does_not_answer_is_given_up_in_time(parent: Path) -> None:
