@@ -76,11 +76,10 @@ def test_a_report_complains_of_what_must_not_be() -> None:
 
 
 def test_a_watch_counts_a_process_with_its_children() -> None:
-    code = (
-        "import subprocess, sys; "
-        "child = subprocess.run([sys.executable, '-c', 'x = bytearray(50 << 20); sum(range(3_000_000)); input()']); "
-        "input()"
+    busy = (
+        "import time\nx = bytearray(50 << 20)\nwhile time.process_time() < 0.2: sum(range(10_000))\ninput()"
     )
+    code = f"import subprocess, sys; child = subprocess.run([sys.executable, '-c', {busy!r}]); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as parent:
         watch = Watch({"both": parent.pid})
         usage = watch.usage()["both"]
