@@ -236,7 +236,11 @@ class TestBinding:
                 ("pushq.deliver_batch", {"send_id": "s", "batch_no": 4, "platform": "fcm"}),
             ),
             ("pushq.plan_shard", ("s", 4), ("pushq.plan_shard", {"send_id": "s", "shard_no": 4})),
-            ("pushq.dead_letter", ("s", 4), ("pushq.dead_letters", {"send_id": "s", "batch_no": 4})),
+            (
+                "pushq.dead_letters",
+                ("s", [4, 5]),
+                ("pushq.dead_letters", {"send_id": "s", "batch_nos": [4, 5]}),
+            ),
             ("pushq.send_broadcast", ({"kind": "broadcast"},), ("pushq.accept", {"send_id": "id"})),
             ("pushq.sweep", (), None),
         ],
