@@ -194,7 +194,7 @@ def _connections(runs: Mapping[str, Any]) -> str:
     known = {
         platform: number
         for run in runs.values()
-        for platform, number in run["report"]["plan"].get("connections", {}).items()
+        for platform, number in run["report"].get("plan", {}).get("connections", {}).items()
     }
     if not known:
         return "connections are opened during the run"
