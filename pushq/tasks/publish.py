@@ -65,9 +65,7 @@ def publish_dead_letters(
         headers: the send's trace; see :func:`pushq.tracing.send_headers`.
     """
     try:
-        app.tasks["pushq.dead_letters"].apply_async(
-            (str(send_id), list(batch_nos)), headers=headers, **to_queue(DEAD_LETTER), **PUBLISH_TIMEOUTS
-        )
+        _send("pushq.dead_letters", send_id, list(batch_nos), DEAD_LETTER, headers)
     except (OperationalError, OSError) as exc:
         log.error("publish_failed", extra={"published": 0, "error": type(exc).__name__})
         return 0
@@ -108,7 +106,16 @@ def _publish(order: Order) -> None:
             _send("pushq.dead_letters", order.send_id, [order.batch_no], DEAD_LETTER)
 
 
-def _send(task: str, send_id: uuid.UUID, number: int | list[int], queue: str) -> None:
+def _send(
+    task: str,
+    send_id: uuid.UUID,
+    number: int | list[int],
+    queue: str,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     app.tasks[task].apply_async(
-        (str(send_id), number), headers=tracing.send_headers() or None, **to_queue(queue), **PUBLISH_TIMEOUTS
+        (str(send_id), number),
+        headers=headers or tracing.send_headers() or None,
+        **to_queue(queue),
+        **PUBLISH_TIMEOUTS,
     )
